@@ -1,0 +1,88 @@
+"""Settings: where things are and how much of the machine sfvm may use."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from sfvm.errors import UsageError, suggestion
+
+
+@dataclass(frozen=True)
+class Settings:
+    """*connection* is ``auto``, ``direct`` or a libvirt URI; *jobs* is how many appliances may run at once (None: as
+    the machine allows); *memory* is MiB and *cpus* virtual CPUs of one appliance; *specs* are searched in order."""
+
+    repository: Path
+    cache: Path
+    connection: str = "auto"
+    jobs: int | None = None
+    memory: int = 1024
+    cpus: int = 2
+    specs: tuple[Path, ...] = ()
+
+
+def data(kind: str) -> Path:
+    """The directory of what ships with sfvm: ``specs``, ``formats`` or ``appliance``."""
+    installed = Path(__file__).parent / "data" / kind
+    return installed if installed.is_dir() else Path(__file__).parent.parent / kind
+
+
+def load(
+    *,
+    repository: Path | None = None,
+    connection: str | None = None,
+    jobs: int | None = None,
+    specs: Sequence[Path] = (),
+    environment: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Options first, then ``SFVM_HOME``, ``SFVM_CONNECTION``, ``SFVM_JOBS``, ``SFVM_MEMORY``, ``SFVM_CPUS``, then
+    ``config.toml`` with the same names in lower case (``repository connection jobs memory cpus``), then defaults.
+
+    :raises UsageError: for a value that is no number, or an unknown name in config.toml
+    """
+    configuration = platformdirs.user_config_path("sfvm")
+    stored = _stored(configuration / "config.toml")
+
+    def number(name: str, default: int | None) -> int | None:
+        value = environment.get(f"SFVM_{name.upper()}", stored.get(name, default))
+        if value is None:
+            return None
+        try:
+            result = int(value)
+        except (TypeError, ValueError):
+            result = 0
+        if result < 1:
+            raise UsageError(f"{name} must be a whole number above 0, not {value!r}")
+        return result
+
+    home = repository or environment.get("SFVM_HOME") or stored.get("repository")
+    return Settings(
+        repository=Path(home).expanduser().absolute() if home else platformdirs.user_data_path("sfvm"),
+        cache=platformdirs.user_cache_path("sfvm"),
+        connection=connection or environment.get("SFVM_CONNECTION") or stored.get("connection", "auto"),
+        jobs=jobs or number("jobs", None),
+        memory=number("memory", 1024) or 1024,
+        cpus=number("cpus", min(os.cpu_count() or 1, 4)) or 1,
+        specs=(*specs, Path("specs"), configuration / "specs", data("specs")),
+    )
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read", why=str(error)) from error
+    known = {"repository", "connection", "jobs", "memory", "cpus"}
+    for name in content:
+        if name not in known:
+            raise UsageError(f"{path}: unknown setting {name!r}", hint=suggestion(name, known))
+    return content

@@ -1,0 +1,97 @@
+"""What a verb is: one file that holds its attributes, its schema fragment, its key inputs, and what it does.
+
+Three kinds register by entry point, one name per element: ``sfvm.steps`` (what happens in a node), ``sfvm.bases``
+(how a root node begins), ``sfvm.bundle`` (what a format makes). Built-in verbs are found without entry points, by
+listing their package: adding a file is enough.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+from sfvm.document import Element
+from sfvm.errors import Place
+from sfvm.guest import Guest
+
+JSON = Any
+"""A value that ``json.dumps`` takes: what :meth:`Verb.inputs` is made of."""
+
+
+@runtime_checkable
+class Verb(Protocol):
+    """One parsed element of a spec."""
+
+    element: ClassVar[str]
+    """The element's name, in the namespace ``urn:sfvm:1``."""
+    version: ClassVar[int]
+    """Raised whenever the implementation changes its result: part of every key."""
+    schema: ClassVar[str]
+    """A RELAX NG ``<element name="…">…</element>`` pattern. ``<ref name="text-or-variable"/>`` and the other shared
+    patterns of :mod:`sfvm.spec.schema` may be used; the namespace is set by the assembly."""
+
+    @property
+    def place(self) -> Place:
+        """Where the element stands; not part of the key."""
+
+    @classmethod
+    def parse(cls, element: Element) -> Self:
+        """The verb from its expanded element (variables are replaced, structure is gone).
+
+        :raises SpecError: for what the schema cannot say
+        """
+
+    def title(self) -> str:
+        """One short line for progress and logs, for example ``packages install nginx curl``."""
+
+    def inputs(self) -> Mapping[str, JSON]:
+        """Everything that can change the result, file contents as sha256. Reads files, starts nothing.
+
+        :raises SpecError: when a referenced file is missing or outside the spec's directory
+        """
+
+
+@runtime_checkable
+class Step(Verb, Protocol):
+    """A verb of a filesystem spec."""
+
+    def run(self, guest: Guest) -> None:
+        """Do it. A failing command's CommandFailed passes through."""
+
+
+@runtime_checkable
+class Base(Verb, Protocol):
+    """How a root node begins."""
+
+    def facts(self) -> Mapping[str, str]:
+        """What is known of the guest before it exists: ``distribution``, ``release``; available as variables."""
+
+    def prepare(self, work: Path, size: int, filesystem: str) -> Path | None:
+        """Work on the host before the appliance starts: return the qcow2 file (below *work*, virtual size *size*
+        bytes) that already holds the filesystem, or None for an empty filesystem of type *filesystem* made by the
+        appliance."""
+
+    def populate(self, guest: Guest) -> None:
+        """Fill the filesystem, mounted empty (or as prepared)."""
+
+
+@cache
+def registry(kind: str) -> Mapping[str, type[Any]]:
+    """The verbs of a *kind* (``steps``, ``bases``, ``bundle``) by element name: built-in ones, then those that other
+    packages register under the entry point group ``sfvm.<kind>``."""
+    found: dict[str, type[Any]] = {}
+    package = importlib.import_module(f"sfvm.{kind}")
+    for module in pkgutil.iter_modules(package.__path__, f"sfvm.{kind}."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if isinstance(value, type) and value.__module__ == module.name and "element" in vars(value):
+                found[value.element] = value
+    for point in importlib.metadata.entry_points(group=f"sfvm.{kind}"):
+        verb = point.load()
+        found.setdefault(verb.element, verb)
+    return MappingProxyType(found)
