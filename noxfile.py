@@ -1,0 +1,57 @@
+"""The sessions of ``./bootstrap nox``. All run in the environment that bootstrap made: the guestfs and libvirt bindings
+belong to the system Python and cannot be installed into a fresh one."""
+
+import os
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "types", "tests", "vm", "unprivileged", "e2e"]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, formatting, and the layers of docs/architecture.md."""
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports", "--no-cache")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy, strict."""
+    session.run("mypy", "sfvm", "noxfile.py")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Everything that needs no VM: seconds."""
+    session.run("pytest", "-m", "not vm and not e2e", *session.posargs)
+
+
+@nox.session
+def vm(session: nox.Session) -> None:
+    """Tiny guests in the real appliance."""
+    session.run("pytest", "-m", "vm", *session.posargs)
+
+
+@nox.session
+def unprivileged(session: nox.Session) -> None:
+    """When we are root: a small tree, built and bundled by a user who is not, over libvirt and directly."""
+    if os.geteuid() == 0:
+        session.run("bash", "tests/unprivileged.sh", external=True)
+    else:
+        session.log("already an ordinary user: the vm session was it")
+
+
+@nox.session
+def e2e(session: nox.Session) -> None:
+    """A real Debian: built, bundled, booted under BIOS and UEFI."""
+    session.run("pytest", "-m", "e2e", "-s", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Ratios in one run; prints a table and writes bench.json."""
+    session.run("python", str(Path("tests") / "bench" / "bench.py"), *session.posargs)

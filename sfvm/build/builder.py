@@ -1,0 +1,107 @@
+"""The build of a plan: leases what it needs, prepares the appliance, and hands the chains to the schedule."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from sfvm.appliance import image as appliance_image
+from sfvm.appliance.launch import Appliance
+from sfvm.build.chain import ChainBuilder
+from sfvm.build.scheduler import Chain, Schedule, jobs
+from sfvm.config import Settings
+from sfvm.errors import SfvmError, StepError, UsageError
+from sfvm.events import Listener, NodeFailed, Notice, Planned
+from sfvm.repository import Repository
+from sfvm.tree import Node, Plan
+
+Visitor = Callable[[Node, Appliance, StepError], None]
+ON_ERROR = ("stop", "shell", "keep-going")
+ROOM = 256 << 20
+"""Bytes that must be free beyond what history says the nodes will take."""
+
+
+def build(
+    plan: Plan,
+    repository: Repository,
+    settings: Settings,
+    listener: Listener,
+    *,
+    on_error: str = "stop",
+    shell: Visitor | None = None,
+) -> None:
+    """Build every node of *plan* that is not in the repository.
+
+    *on_error* says what a failing step does: ``stop`` the build, open a ``shell`` (by calling *shell* while the
+    appliance still runs) and stop, or ``keep-going`` with the nodes that do not depend on it. Safe to be killed at any
+    instant: a later build resumes at the last checkpoint.
+
+    :raises StepError: the first step that failed
+    :raises SfvmError: the repository is full, the appliance cannot be started, …
+    """
+    if on_error not in ON_ERROR:
+        raise UsageError(f"unknown reaction {on_error!r} to errors", hint="known: " + ", ".join(ON_ERROR))
+    nodes = [entry.node for entry in plan.entries]
+    listener(
+        Planned(
+            nodes=tuple(node.name for node in nodes),
+            cached=tuple(entry.node.name for entry in plan.entries if entry.action == "hit"),
+            parents={node.name: node.parent.name if node.parent else None for node in nodes},
+            expected={entry.node.name: entry.seconds for entry in plan.entries},
+        )
+    )
+    with repository.lease(node.key for node in nodes):
+        for entry in plan.entries:
+            if entry.action == "hit" and repository.current(entry.node.name) != entry.node.key:
+                repository.point(entry.node.name, entry.node.key)
+        if plan.chains:
+            repository.require_space(ROOM + (plan.bytes or 0), "the build")
+            _run(plan.chains, repository, settings, listener, on_error=on_error, shell=shell)
+
+
+def _run(
+    chains: tuple[Chain, ...],
+    repository: Repository,
+    settings: Settings,
+    listener: Listener,
+    *,
+    on_error: str,
+    shell: Visitor | None,
+) -> None:
+    image = appliance_image.ensure(settings.cache, listener)
+    schedule = Schedule(chains, jobs(settings), keep_going=on_error == "keep-going")
+    running: set[ChainBuilder] = set()
+    guard = threading.Lock()
+
+    def work(chain: Chain) -> None:
+        builder = ChainBuilder(
+            chain,
+            repository,
+            image,
+            settings,
+            listener,
+            sealed=schedule.sealed,
+            cancelled=schedule.cancelled.is_set,
+            shell=shell if on_error == "shell" else None,
+        )
+        with guard:
+            running.add(builder)
+        try:
+            builder.run()
+        except SfvmError as error:
+            listener(NodeFailed(error.node or chain[0].name, error.render()))
+            raise
+        finally:
+            with guard:
+                running.discard(builder)
+
+    def cancel() -> None:
+        with guard:
+            for builder in running:
+                builder.kill()
+
+    errors = schedule.run(work, cancel)
+    for error in errors[1:]:
+        listener(Notice(str(error)))
+    if errors:
+        raise errors[0]

@@ -1,0 +1,66 @@
+"""Looking into a node: a shell or a command on a throw-away overlay of it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from sfvm import qcow2
+from sfvm.appliance import image as appliance_image
+from sfvm.appliance.launch import Drive, Shape, launch
+from sfvm.config import Settings
+from sfvm.errors import UsageError
+from sfvm.events import Listener, Output
+from sfvm.repository import Repository
+from sfvm.tree import Node
+
+
+def visit(
+    key: str, repository: Repository, settings: Settings, listener: Listener, command: str | None = None
+) -> int:
+    """Open a terminal in the built node with *key*, or run *command* there; nothing that happens is kept. Return the
+    exit status.
+
+    :raises SfvmError: no such node, or the appliance cannot be started
+    """
+    manifest = repository.manifest(key)
+    with repository.lease([key]):
+        return _enter(repository.backing(key), manifest.name, repository, settings, listener, command)
+
+
+def visit_failed(
+    node: Node, repository: Repository, settings: Settings, listener: Listener, command: str | None = None
+) -> int:
+    """The same in the state that a failed step of *node* left behind.
+
+    :raises UsageError: no step of the node, as its spec is now, has failed
+    """
+    with repository.lock(node.key, lambda holder: None):
+        failed = repository.work(node.key, node.name).failed
+        if failed is None:
+            raise UsageError(
+                f"no failed build of {node.name} is kept",
+                why="it was built since, its spec has changed, or it never failed",
+                hint=f"sfvm build {node.name}",
+            )
+        return _enter(failed, node.name, repository, settings, listener, command)
+
+
+def _enter(
+    backing: Path, name: str, repository: Repository, settings: Settings, listener: Listener, command: str | None
+) -> int:
+    image = appliance_image.ensure(settings.cache, listener)
+    with tempfile.TemporaryDirectory(dir=repository.temporary(), prefix="visit-") as directory:
+        overlay = Path(directory) / "overlay.qcow2"
+        qcow2.create(overlay, backing=backing)
+        with launch(
+            image,
+            [Drive(overlay)],
+            Shape(memory=settings.memory, cpus=settings.cpus),
+            settings,
+            log=lambda line: listener(Output(name, line)),
+            listener=listener,
+            node=name,
+        ) as appliance:
+            appliance.mount()
+            return appliance.interactive(command)
