@@ -6,6 +6,7 @@ before anything of it is processed). lxml validates; expat gives the columns tha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,10 @@ from sfvm.errors import Place, SpecError
 NAMESPACE = "urn:sfvm:1"
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 100
+MAX_ELEMENTS = 100_000
+
+_ATTRIBUTE = re.compile(r"""\s+([^\s=/>]+)\s*=\s*(?:"[^"]*"|'[^']*')""")
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,8 @@ class Element:
     """An element in the namespace ``urn:sfvm:1``.
 
     *text* is the element's own character data (all of it, children's excluded); *directory* is what relative file
-    references are resolved against (``xml:base``, else the directory of the file).
+    references are resolved against (``xml:base``, else the directory of the file). *variables* are those in effect
+    where the element stands: empty until expansion sets them.
     """
 
     tag: str
@@ -33,6 +39,7 @@ class Element:
     children: tuple[Element, ...]
     place: Place
     directory: Path
+    variables: Mapping[str, str] = _NOTHING
 
     def get(self, name: str, default: str | None = None) -> str | None:
         return self.attributes.get(name, default)
@@ -50,6 +57,22 @@ class Element:
     def flag(self, name: str, default: bool = False) -> bool:
         """The attribute *name* as yes or no."""
         return {"yes": True, "no": False}.get(self.attributes.get(name, ""), default)
+
+    def place_of(self, name: str) -> Place:
+        """Where the attribute *name* is written; the element's own place when the file does not tell any more."""
+        try:
+            lines = self.place.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        except OSError:
+            return self.place
+        text = "".join(lines[self.place.line - 1 :])
+        position = text.find(self.tag, self.place.column - 1) + len(self.tag)
+        while match := _ATTRIBUTE.match(text, position):
+            if match[1] == name:
+                before = text[: match.start(1)]
+                column = len(before) - (before.rfind("\n") + 1) + 1
+                return Place(self.place.path, self.place.line + before.count("\n"), column)
+            position = match.end()
+        return self.place
 
     def file(self, name: str) -> Path:
         """The host path that attribute *name* refers to: below :attr:`directory`, symlinks followed and checked.
@@ -107,6 +130,7 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.stack: list[_Open] = []
+        self.count = 0
         self.root: Element | None = None
         self.parser = expat.ParserCreate(namespace_separator=" ")
         self.parser.buffer_text = True
@@ -141,7 +165,14 @@ class _Reader:
     def start(self, name: str, attributes: dict[str, str]) -> None:
         place = self.here()
         if len(self.stack) >= MAX_DEPTH:
-            raise SpecError(f"elements are nested deeper than {MAX_DEPTH}", place=place)
+            raise SpecError(
+                f"elements are nested deeper than {MAX_DEPTH}", place=place, hint="split the spec with <include>"
+            )
+        self.count += 1
+        if self.count > MAX_ELEMENTS:
+            raise SpecError(
+                f"more than {MAX_ELEMENTS} elements", place=place, hint="split the spec with <include> or a parent"
+            )
         namespace, _, tag = name.rpartition(" ")
         if namespace != NAMESPACE:
             raise SpecError(
@@ -153,10 +184,21 @@ class _Reader:
         own: dict[str, str] = {}
         for key, value in attributes.items():
             if key == "http://www.w3.org/XML/1998/namespace base":
-                directory = directory / value
+                directory = self.base(directory / value, value, place)
             else:
                 own[key.replace(" ", ":")] = value
         self.stack.append(_Open(tag, own, place, directory))
+
+    def base(self, directory: Path, value: str, place: Place) -> Path:
+        root = self.path.parent.resolve()
+        if not directory.resolve().is_relative_to(root):
+            raise SpecError(
+                f"xml:base={value!r} leaves the spec's directory",
+                place=place,
+                why=f"it is {directory.resolve()}, outside {root}",
+                hint="copy what the spec needs next to it",
+            )
+        return directory
 
     def characters(self, data: str) -> None:
         self.stack[-1].text.append(data)
