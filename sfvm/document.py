@@ -39,7 +39,7 @@ class Element:
     children: tuple[Element, ...]
     place: Place
     directory: Path
-    variables: Mapping[str, str] = _NOTHING
+    variables: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
 
     def get(self, name: str, default: str | None = None) -> str | None:
         return self.attributes.get(name, default)
