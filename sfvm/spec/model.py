@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sfvm.document import Element
@@ -47,7 +47,8 @@ class Definition:
     """A filesystem spec expanded for given arguments: what a node is made by.
 
     Exactly one of *parent* and *base* is set; *disk* goes with *base*. *arguments* are the values of the spec's own
-    params; *facts* what is known of the guest (``architecture``, ``distribution``, ``release``).
+    params; *facts* what is known of the guest (``architecture``, ``distribution``, ``release``). *expanded* is the
+    whole spec after expansion, for :func:`sfvm.spec.render.to_xml`.
     """
 
     name: str
@@ -59,3 +60,4 @@ class Definition:
     arguments: Mapping[str, str]
     facts: Mapping[str, str]
     place: Place
+    expanded: Element | None = field(default=None, compare=False, repr=False)

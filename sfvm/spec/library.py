@@ -1,0 +1,71 @@
+"""Where specs are found: directories searched in order, the first one that has a name wins."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from sfvm.errors import Place, SpecError, suggestion
+from sfvm.spec import parser
+from sfvm.spec.model import Spec
+from sfvm.spec.patterns import SHARED
+
+
+class Library:
+    """The filesystem specs ``NAME.xml`` directly in *directories*; fragments belong in directories below them.
+
+    A spec is read once, when first asked for; directories that do not exist hold nothing.
+    """
+
+    def __init__(self, directories: Sequence[Path]) -> None:
+        self.directories = tuple(dict.fromkeys(directory.absolute() for directory in directories))
+        self._specs: dict[str, Spec] = {}
+
+    def names(self) -> tuple[str, ...]:
+        """The names of all spec files, sorted, without reading them."""
+        return tuple(sorted({path.stem for directory in self.directories for path in directory.glob("*.xml")}))
+
+    def all(self) -> tuple[Spec, ...]:
+        """Every spec, sorted by name.
+
+        :raises SpecError: for the first one that is not valid
+        """
+        return tuple(self.get(name) for name in self.names())
+
+    def get(self, name: str, place: Place | None = None) -> Spec:
+        """The spec called *name*; *place* is where it is referred to.
+
+        :raises SpecError: when there is none, or it is not valid
+        """
+        if name not in self._specs:
+            self._specs[name] = self._load(name, place)
+        return self._specs[name]
+
+    def _load(self, name: str, place: Place | None) -> Spec:
+        path = self._find(name)
+        if path is None:
+            raise SpecError(
+                f"there is no spec {name!r}",
+                place=place,
+                why="looked in " + ", ".join(map(str, self.directories)),
+                hint=suggestion(name, self.names())
+                or f"create {name}.xml in one of them, or name another with --specs",
+            )
+        spec = parser.load(path)
+        if spec.name != name:
+            raise SpecError(
+                f"the spec in {path.name} is named {spec.name!r}",
+                place=spec.root.place_of("name"),
+                why="a spec is found by its file's name",
+                hint=f"rename the file to {spec.name}.xml, or the spec to {name!r}",
+            )
+        return spec
+
+    def _find(self, name: str) -> Path | None:
+        if not re.fullmatch(SHARED["node-name"].expression or "", name):
+            return None
+        for directory in self.directories:
+            if (path := directory / f"{name}.xml").is_file():
+                return path
+        return None

@@ -1,0 +1,248 @@
+"""The schema of specs: RELAX NG assembled from the fragments that live beside each verb.
+
+Around the verbs stands the structure (``param``, ``include``, ``if``, ``choose``, ``for``), written here once. Every
+attribute of a verb may hold a variable and every element an ``xml:base``; verbs need not say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from xml.sax.saxutils import escape
+
+from lxml import etree
+
+from sfvm.document import NAMESPACE, Element
+from sfvm.errors import SfvmError, SpecError, suggestion
+from sfvm.spec import shape
+from sfvm.spec.patterns import SHARED
+from sfvm.verbs import registry
+
+RNG = "http://relaxng.org/ns/structure/1.0"
+_XSD = "http://www.w3.org/2001/XMLSchema-datatypes"
+
+KINDS = ("filesystem", "fragment", "format", "format-fragment")
+"""What a whole document can be; a ``format-fragment`` is what a format includes."""
+
+_HEAD = """
+  <optional><element name="summary"><text/></element></optional>
+  <zeroOrMore><element name="param">
+    <attribute name="name"><ref name="identifier"/></attribute>
+    <optional><attribute name="default"/></optional>
+    <optional><attribute name="pattern"/></optional>
+    <optional><attribute name="choices"/></optional>
+    <text/>
+  </element></zeroOrMore>"""
+
+_ROOTS = {
+    "filesystem": f"""<element name="filesystem">
+  <attribute name="name"><ref name="node-name"/></attribute>{_HEAD}
+  <choice>
+    <attribute name="parent"><ref name="node-name"/></attribute>
+    <group>
+      <optional><element name="disk">
+        <attribute name="size"><ref name="size"/></attribute>
+        <optional><attribute name="format"><ref name="word"/></attribute></optional>
+      </element></optional>
+      <element name="base"><oneOrMore><ref name="bases"/></oneOrMore></element>
+    </group>
+  </choice>
+  <optional><element name="steps"><zeroOrMore><ref name="steps"/></zeroOrMore></element></optional>
+</element>""",
+    "fragment": f"""<element name="fragment">{_HEAD}
+  <element name="steps"><zeroOrMore><ref name="steps"/></zeroOrMore></element>
+</element>""",
+    "format": f"""<element name="format">
+  <attribute name="name"><ref name="node-name"/></attribute>
+  <optional><attribute name="produces"/></optional>{_HEAD}
+  <zeroOrMore><ref name="bundle"/></zeroOrMore>
+</element>""",
+    "format-fragment": f"""<element name="fragment">{_HEAD}
+  <zeroOrMore><ref name="bundle"/></zeroOrMore>
+</element>""",
+}
+
+_INCLUDE = """<element name="include">
+  <attribute name="spec"/>
+  <zeroOrMore><element name="with"><attribute name="name"><ref name="identifier"/></attribute>
+    <attribute name="value"/></element></zeroOrMore>
+</element>"""
+
+_CONDITIONS = """<element name="if"><attribute name="test"/><zeroOrMore><ref name="BODY"/></zeroOrMore></element>
+<element name="choose">
+  <oneOrMore><element name="when">
+    <attribute name="test"/><zeroOrMore><ref name="BODY"/></zeroOrMore>
+  </element></oneOrMore>
+  <optional><element name="otherwise"><zeroOrMore><ref name="BODY"/></zeroOrMore></element></optional>
+</element>"""
+
+_FOR = """<element name="for">
+  <attribute name="each"><ref name="identifier"/></attribute><attribute name="in"/>
+  <zeroOrMore><ref name="BODY"/></zeroOrMore>
+</element>"""
+
+_REQUIRES = """<element name="requires">
+  <optional><attribute name="driver"/></optional>
+  <optional><attribute name="package"/></optional>
+  <optional><attribute name="command"/></optional>
+</element>"""
+
+
+@cache
+def assemble(kind: str) -> bytes:
+    """The complete RELAX NG schema (XML syntax) of a *kind* of spec: one of :data:`KINDS`."""
+    root: str = _ROOTS[kind]
+    return _assemble(root, ("bundle",) if kind.startswith("format") else ("steps", "bases"))
+
+
+def validate(root: Element, kind: str) -> None:
+    """Check a whole document against the schema of its *kind*.
+
+    :raises SpecError: with the place and, for a misspelt name, a suggestion
+    """
+    if root.tag != (expected := kind.removeprefix("format-")):
+        raise SpecError(
+            f"a {expected} is expected here, not {root.tag!r}",
+            place=root.place,
+            hint=suggestion(root.tag, [expected]) or f"make <{expected}> the root element",
+        )
+    if kind == "filesystem":
+        _check_beginning(root)
+    _check(root, *_compiled(assemble(kind)))
+
+
+def validate_verb(element: Element, kind: str) -> None:
+    """Check one element of the registry *kind* (``steps``, ``bases``, ``bundle``) once its variables are replaced.
+
+    :raises SpecError: as :func:`validate`
+    """
+    _check(element, *_compiled(_verbs_only(kind)))
+
+
+def _check_beginning(root: Element) -> None:
+    """What the schema says too, in better words: a node has a parent, or begins with a base."""
+    inside = {child.tag: child for child in root.children}
+    if "parent" not in root.attributes:
+        if "base" not in inside and not set(inside) - {"summary", "param", "disk", "steps"}:
+            raise SpecError(
+                f"filesystem {root.get('name', '')!r} has neither a parent nor a base",
+                place=root.place,
+                hint='name a parent="…", or add <base> to begin a new tree',
+            )
+    elif extra := inside.get("base") or inside.get("disk"):
+        raise SpecError(
+            f"a filesystem with a parent has no {extra.tag}: it begins as its parent ends",
+            place=extra.place,
+            hint=f"remove <{extra.tag}>, or the attribute parent",
+        )
+
+
+def _check(element: Element, relaxng: etree.RelaxNG, outline: shape.Shape) -> None:
+    shape.check(element, outline)
+    tree = _to_lxml(element)
+    if not relaxng.validate(tree):
+        # libxml2 reports every branch it tried: the deepest place is the one where the document went wrong.
+        found = max(relaxng.error_log, key=lambda error: (error.path or "").count("/"))
+        guilty = _at(element, found.path or "")
+        raise SpecError(
+            f"{guilty.tag} is not valid here",
+            place=guilty.place,
+            why=found.message,
+            hint="compare with `sfvm schema`: an element is missing, repeated or in another order",
+        )
+
+
+def _to_lxml(element: Element) -> etree._Element:
+    """The element as libxml2's tree, made from what expat accepted: libxml2 never parses a user's bytes."""
+    top = etree.Element(f"{{{NAMESPACE}}}{element.tag}", dict(element.attributes))
+    pending = [(element, top)]
+    while pending:
+        source, target = pending.pop()
+        target.text = source.text
+        for child in source.children:
+            below = etree.SubElement(target, f"{{{NAMESPACE}}}{child.tag}", dict(child.attributes))
+            pending.append((child, below))
+    return top
+
+
+def _at(element: Element, path: str) -> Element:
+    """The element at libxml2's *path*, such as ``/*/*[3]/*[2]``; the nearest one above it when it names none."""
+    for step in path.split("/")[2:]:
+        index = int(step[2:-1]) - 1 if step.startswith("*[") else 0
+        if index >= len(element.children):
+            break
+        element = element.children[index]
+    return element
+
+
+@cache
+def _verbs_only(kind: str) -> bytes:
+    return _assemble('<ref name="verbs"/>', (kind,), f'<define name="verbs"><ref name="{kind}-verbs"/></define>')
+
+
+def _assemble(start: str, kinds: Iterable[str], extra: str = "") -> bytes:
+    shared = "".join(f'<define name="{name}">{_pattern(pattern.facet)}</define>' for name, pattern in SHARED.items())
+    bodies = "".join(_body(kind) for kind in kinds)
+    grammar = etree.fromstring(
+        f'<grammar xmlns="{RNG}" ns="{NAMESPACE}" datatypeLibrary="{_XSD}"><start>{start}</start>'
+        f'<define name="base"><optional><attribute name="xml:base"/></optional></define>'
+        f"{extra}{bodies}{shared}</grammar>"
+    )
+    for element in grammar.iter(f"{{{RNG}}}element"):
+        etree.SubElement(element, f"{{{RNG}}}ref", name="base")
+    etree.indent(grammar)
+    return etree.tostring(grammar, xml_declaration=True, encoding="UTF-8", pretty_print=True)
+
+
+def _pattern(facet: str | None) -> str:
+    return f'<data type="string"><param name="pattern">{escape(facet)}</param></data>' if facet else "<text/>"
+
+
+def _body(kind: str) -> str:
+    """The definitions *kind* (a verb or structure around verbs) and *kind*-verbs."""
+    verbs = {name: verb.schema for name, verb in sorted(registry(kind).items())}
+    if kind == "bundle":
+        verbs.setdefault("requires", _REQUIRES)
+    structure = _CONDITIONS if kind == "bases" else _CONDITIONS + _FOR + _INCLUDE
+    own = "".join(_fragment(name, text) for name, text in verbs.items()) or "<notAllowed/>"
+    around = structure.replace("BODY", kind)
+    return (
+        f'<define name="{kind}"><choice><ref name="{kind}-verbs"/>{around}</choice></define>'
+        f'<define name="{kind}-verbs"><choice>{own}</choice></define>'
+    )
+
+
+def _fragment(name: str, text: str) -> str:
+    """A verb's fragment, checked, with variables allowed in every attribute.
+
+    :raises SfvmError: when the fragment is broken: a mistake of the verb's author, named
+    """
+    try:
+        wrapper = etree.fromstring(f'<group xmlns="{RNG}">{text}</group>')
+    except etree.XMLSyntaxError as error:
+        raise _broken(name, str(error)) from error
+    if len(wrapper) != 1 or wrapper[0].tag != f"{{{RNG}}}element" or wrapper[0].get("name") != name:
+        raise _broken(name, f'it must be one <element name="{name}">')
+    for reference in wrapper.iter(f"{{{RNG}}}ref"):
+        if reference.get("name") not in SHARED:
+            raise _broken(name, f"<ref name={reference.get('name')!r}/>", suggestion(reference.get("name", ""), SHARED))
+    for attribute in wrapper.iter(f"{{{RNG}}}attribute"):
+        content = list(attribute)
+        if content and not all(child.tag in (f"{{{RNG}}}ref", f"{{{RNG}}}text") for child in content):
+            choice = etree.SubElement(attribute, f"{{{RNG}}}choice")
+            choice.extend(content)
+            etree.SubElement(choice, f"{{{RNG}}}ref", name="variable")
+    return etree.tostring(wrapper[0], encoding="unicode")
+
+
+def _broken(verb: str, why: str, hint: str | None = None) -> SfvmError:
+    return SfvmError(f"the schema fragment of the verb {verb!r} is not valid", why=why, hint=hint)
+
+
+@cache
+def _compiled(schema: bytes) -> tuple[etree.RelaxNG, shape.Shape]:
+    grammar = etree.fromstring(schema)
+    try:
+        return etree.RelaxNG(grammar), shape.outline(grammar)
+    except etree.RelaxNGParseError as error:
+        raise SfvmError("the schema of sfvm and its verbs is not valid", why=str(error)) from error

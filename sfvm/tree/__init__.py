@@ -1,0 +1,7 @@
+"""Nodes, their parents and keys, what must be built and why: pure functions, reading nothing but inputs."""
+
+from sfvm.tree.explain import Difference, explain
+from sfvm.tree.node import Node, StepInputs, resolve
+from sfvm.tree.plan import History, Plan, PlanEntry, plan
+
+__all__ = ["Difference", "History", "Node", "Plan", "PlanEntry", "StepInputs", "explain", "plan", "resolve"]
