@@ -85,14 +85,14 @@ class Element:
         if not path.is_relative_to(root):
             raise SpecError(
                 f"{self.tag} {name}={reference!r} leaves the spec's directory",
-                place=self.place,
+                place=self.place_of(name),
                 why=f"it is {path}, outside {root}",
                 hint="copy what the spec needs next to it",
             )
         if not path.exists():
             raise SpecError(
                 f"{self.tag} {name}={reference!r} does not exist",
-                place=self.place,
+                place=self.place_of(name),
                 why=f"there is no {path}",
                 hint=f"create it, or correct {name}",
             )

@@ -44,7 +44,7 @@ def expand(
     base: Base | None = None
     disk: Disk | None = None
     if "base" in inside:
-        disk_part = expander.settle(inside["disk"], {**known, **bound}) if "disk" in inside else None
+        disk_part = expander.settle(inside["disk"], {**known, **bound}, "bases") if "disk" in inside else None
         base_part = _only(expander.structure("bases", inside["base"], {**known, **bound}, known), inside["base"])
         base = registry("bases")[base_part.tag].parse(base_part)
         disk = _disk(disk_part)
@@ -227,7 +227,7 @@ class _Expander:
                 case "summary":
                     done.append(child)
                 case _:
-                    settled = self.settle(child, scope, _expands_text(child, kind))
+                    settled = self.settle(child, scope, kind)
                     if settled.attributes != child.attributes and child.tag in registry(kind):
                         schema.validate_verb(settled, kind)
                     done.append(settled)
@@ -275,29 +275,22 @@ class _Expander:
             self.count(element)
             yield from _in_scope(element.children, {**variables, name: word})
 
-    def settle(self, element: Element, variables: Mapping[str, str], expand_text: bool = False) -> Element:
-        """The element with its variables replaced, and those below it (documents are at most 100 deep)."""
+    def settle(
+        self, element: Element, variables: Mapping[str, str], kind: str, expand_text: bool | None = None
+    ) -> Element:
+        """The element, a verb of *kind*, and those below it with their variables replaced (documents are at most 100
+        deep)."""
         attributes = {
             name: self.substitute(value, variables, element, name) for name, value in element.attributes.items()
         }
-        if "expand" in attributes:
-            expand_text = attributes["expand"] == "yes"
+        settled = replace(element, attributes=MappingProxyType(attributes), variables=variables)
+        expand_text = schema.expands_text(settled, kind, expand_text)
         children = []
         for child in element.children:
             self.count(child)
-            children.append(self.settle(child, variables, expand_text))
-        return replace(
-            element,
-            attributes=MappingProxyType(attributes),
-            text=self.substitute(element.text, variables, element, None) if expand_text else element.text,
-            children=tuple(children),
-            variables=variables,
-        )
-
-
-def _expands_text(element: Element, kind: str) -> bool:
-    """Whether the verb's text is expanded where its element does not say."""
-    return getattr(registry(kind).get(element.tag), "expand", element.tag == "file") is True
+            children.append(self.settle(child, variables, kind, expand_text))
+        text = self.substitute(element.text, variables, element, None) if expand_text else element.text
+        return replace(settled, text=text, children=tuple(children))
 
 
 def _in_scope(elements: Iterable[Element], variables: Mapping[str, str]) -> Iterator[Scoped]:

@@ -9,6 +9,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from sfvm.document import NAMESPACE, Element
 from sfvm.spec.model import Definition
+from sfvm.spec.schema import expands_text
 
 
 def to_xml(definition: Definition) -> str:
@@ -19,21 +20,35 @@ def to_xml(definition: Definition) -> str:
     return "\n".join(_lines(definition.expanded, definition.expanded.directory, "")) + "\n"
 
 
-def _lines(element: Element, directory: Path, margin: str) -> Iterator[str]:
+def _lines(
+    element: Element, directory: Path, margin: str, kind: str = "", expanded: bool | None = None
+) -> Iterator[str]:
     attributes = {} if margin else {"xmlns": NAMESPACE}
     attributes |= element.attributes
     if element.directory != directory:
         attributes["xml:base"] = Path(os.path.relpath(element.directory, directory)).as_posix()
-    words = (f"{name}={quoteattr(value.replace('${', '$${'))}" for name, value in attributes.items())
-    start = " ".join([element.tag, *words])
+    start = " ".join([element.tag, *(f"{name}={quoteattr(_literal(value))}" for name, value in attributes.items())])
+    if kind:
+        expanded = expands_text(element, kind, expanded)
+    else:
+        kind = {"steps": "steps", "base": "bases"}.get(element.tag, "")
+
+    def below(inner: str) -> Iterator[str]:
+        for child in element.children:
+            yield from _lines(child, element.directory, inner, kind, expanded)
+
     if element.text.strip():
-        # Text is kept to the letter, so nothing may be added around it; children follow it.
-        children = "".join(line.strip() for child in element.children for line in _lines(child, element.directory, " "))
-        yield f"{margin}<{start}>{escape(element.text)}{children}</{element.tag}>"
+        # Text is kept to the letter, so no white space may be added; children follow it.
+        text = escape(_literal(element.text) if expanded else element.text)
+        yield f"{margin}<{start}>{text}{''.join(line.strip() for line in below(' '))}</{element.tag}>"
     elif element.children:
         yield f"{margin}<{start}>"
-        for child in element.children:
-            yield from _lines(child, element.directory, margin + "  ")
+        yield from below(margin + "  ")
         yield f"{margin}</{element.tag}>"
     else:
         yield f"{margin}<{start}/>"
+
+
+def _literal(text: str) -> str:
+    """*text* so that expansion gives it back."""
+    return text.replace("${", "$${")

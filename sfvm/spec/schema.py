@@ -106,9 +106,12 @@ def validate(root: Element, kind: str) -> None:
             place=root.place,
             hint=suggestion(root.tag, [expected]) or f"make <{expected}> the root element",
         )
+    relaxng, outline = _compiled(assemble(kind))
+    shape.check(root, outline)
+    _check_order(root)
     if kind == "filesystem":
         _check_beginning(root)
-    _check(root, *_compiled(assemble(kind)))
+    _check(root, relaxng)
 
 
 def validate_verb(element: Element, kind: str) -> None:
@@ -116,14 +119,16 @@ def validate_verb(element: Element, kind: str) -> None:
 
     :raises SpecError: as :func:`validate`
     """
-    _check(element, *_compiled(_verbs_only(kind)))
+    relaxng, outline = _compiled(_verbs_only(kind))
+    shape.check(element, outline)
+    _check(element, relaxng)
 
 
 def _check_beginning(root: Element) -> None:
     """What the schema says too, in better words: a node has a parent, or begins with a base."""
     inside = {child.tag: child for child in root.children}
     if "parent" not in root.attributes:
-        if "base" not in inside and not set(inside) - {"summary", "param", "disk", "steps"}:
+        if "base" not in inside:
             raise SpecError(
                 f"filesystem {root.get('name', '')!r} has neither a parent nor a base",
                 place=root.place,
@@ -137,8 +142,24 @@ def _check_beginning(root: Element) -> None:
         )
 
 
-def _check(element: Element, relaxng: etree.RelaxNG, outline: shape.Shape) -> None:
-    shape.check(element, outline)
+def _check_order(root: Element) -> None:
+    """The parts of a document come in one order, each once but for params: said in better words than the schema's."""
+    order = ("summary", "param", "disk", "base", "steps")
+    before: Element | None = None
+    for child in (child for child in root.children if child.tag in order):
+        if before and order.index(child.tag) < order.index(before.tag):
+            raise SpecError(
+                f"{child.tag} comes too late",
+                place=child.place,
+                why="the order is " + ", ".join(order),
+                hint=f"move it before <{before.tag}>",
+            )
+        if before and child.tag == before.tag != "param":
+            raise SpecError(f"a second {child.tag}", place=child.place, hint="there can be one: join them")
+        before = child
+
+
+def _check(element: Element, relaxng: etree.RelaxNG) -> None:
     tree = _to_lxml(element)
     if not relaxng.validate(tree):
         # libxml2 reports every branch it tried: the deepest place is the one where the document went wrong.
@@ -173,6 +194,16 @@ def _at(element: Element, path: str) -> Element:
             break
         element = element.children[index]
     return element
+
+
+def expands_text(element: Element, kind: str, otherwise: bool | None = None) -> bool:
+    """Whether variables in the element's text are replaced: as its attribute ``expand`` says; else *otherwise* (what
+    holds for the verb around it); else the verb's ``expand``; else only for ``file``."""
+    if "expand" in element.attributes:
+        return element.flag("expand")
+    if otherwise is not None:
+        return otherwise
+    return getattr(registry(kind).get(element.tag), "expand", element.tag == "file") is True
 
 
 @cache

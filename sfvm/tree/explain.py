@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sfvm.tree.node import Node, canonical
 from sfvm.verbs import JSON
@@ -20,12 +20,14 @@ _DIFF_LINES = 20
 @dataclass(frozen=True)
 class Difference:
     """*where* names the input (``step 3 run (web.xml:12:5): script``), *before* and *after* are its values (None:
-    absent), *text* says it all in a line, then a short diff where the values are text of several lines."""
+    absent), *text* says it all in a line, then a short diff where the values are text of several lines. *inherited*:
+    it is an ancestor's."""
 
     where: str
     before: JSON
     after: JSON
     text: str
+    inherited: bool = False
 
 
 def explain(node: Node, before: Inputs | None, load: Load | None = None) -> tuple[Difference, ...]:
@@ -40,7 +42,8 @@ def explain(node: Node, before: Inputs | None, load: Load | None = None) -> tupl
     prefix = ""
     current, earlier = node, before
     while True:
-        found[:0] = _own(current.inputs, earlier, prefix)
+        own = _own(current.inputs, earlier, prefix)
+        found[:0] = [replace(difference, inherited=bool(prefix)) for difference in own]
         was, now = earlier.get("parent"), current.inputs["parent"]
         if not was or not now or was["key"] == now["key"]:
             break
@@ -51,7 +54,7 @@ def explain(node: Node, before: Inputs | None, load: Load | None = None) -> tupl
         if recorded is None:
             kind = "ancestor" if prefix else "parent"
             text = f"{kind} {now['name']}: changed"
-            found.insert(0, Difference(f"{kind} {now['name']}", was["key"], now["key"], text))
+            found.insert(0, Difference(f"{kind} {now['name']}", was["key"], now["key"], text, True))
             break
         current, earlier = current.parent, recorded
         prefix = f"ancestor {current.name}: "
@@ -129,8 +132,9 @@ def _partner(was: Inputs, candidates: Sequence[tuple[int, Inputs]], after: Seque
     return max(same, key=lambda item: (_likeness(was["inputs"], item[1]["inputs"]), -item[0]))[0]
 
 
-def _likeness(one: Inputs, other: Inputs) -> int:
-    return sum(1 for name in one if name in other and one[name] == other[name])
+def _likeness(one: Inputs, other: Inputs) -> float:
+    texts = [canonical(inputs).decode()[:4096] for inputs in (one, other)]
+    return difflib.SequenceMatcher(None, *texts, autojunk=False).ratio()
 
 
 def _verb(where: str, was: Inputs | None, now: Inputs | None) -> Iterator[Difference]:
@@ -167,7 +171,7 @@ def _is_tree(value: JSON) -> bool:
 
 
 def _is_entry(value: JSON) -> bool:
-    return isinstance(value, Mapping) and 0 < len(value) and set(value) <= {"mode", "sha256", "target"}
+    return isinstance(value, Mapping) and bool(value) and set(value) <= {"mode", "sha256", "target"}
 
 
 def _pairs(was: Mapping[str, JSON], now: Mapping[str, JSON]) -> Iterator[tuple[str, JSON, JSON]]:

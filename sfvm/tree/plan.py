@@ -91,12 +91,16 @@ def _build(node: Node, same: Node, built: Mapping[str, bool], last: Mapping[str,
         reason = "never built"
     elif last.get("key") == node.key:
         reason = "its overlay is missing"
-    elif own := explain(node, last.get("inputs")):
-        reason = own[0].text.splitlines()[0] + (f" (and {len(own) - 1} more)" if len(own) > 1 else "")
     else:
-        reason = "changed"
-    if reason.startswith("parent ") and node.parent and not built.get(node.parent.name, True):
-        reason = f"parent {node.parent.name} is built"
+        differences = explain(node, last.get("inputs"))
+        own = [difference.text for difference in differences if not difference.inherited]
+        if own:
+            reason = own[0].splitlines()[0] + (f" (and {len(own) - 1} more)" if len(own) > 1 else "")
+        elif differences and node.parent:
+            rebuilt = not built.get(node.parent.name, True)
+            reason = f"parent {node.parent.name} {'is built anew' if rebuilt else 'has changed'}"
+        else:
+            reason = "changed"
     return PlanEntry(node, "build", reason, seconds, size)
 
 
