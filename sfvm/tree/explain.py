@@ -133,8 +133,8 @@ def _partner(was: Inputs, candidates: Sequence[tuple[int, Inputs]], after: Seque
 
 
 def _likeness(one: Inputs, other: Inputs) -> float:
-    texts = [canonical(inputs).decode()[:4096] for inputs in (one, other)]
-    return difflib.SequenceMatcher(None, *texts, autojunk=False).ratio()
+    before, after = (canonical(inputs).decode()[:4096] for inputs in (one, other))
+    return difflib.SequenceMatcher(None, before, after, autojunk=False).ratio()
 
 
 def _verb(where: str, was: Inputs | None, now: Inputs | None) -> Iterator[Difference]:
