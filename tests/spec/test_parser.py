@@ -1,0 +1,35 @@
+"""Specs as written."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sfvm.errors import SpecError
+from sfvm.spec import parser
+
+Write = Callable[[str, str], Path]
+
+
+def test_a_spec_knows_its_params(write: Write) -> None:
+    spec = parser.load(
+        write(
+            "web.xml",
+            '<filesystem name="web" parent="debian"><summary>a\n  b</summary>'
+            '<param name="x" default="1" pattern="[0-9]" choices="1 2"/><param name="y"/></filesystem>',
+        )
+    )
+    assert (spec.name, spec.parent, spec.summary) == ("web", "debian", "a b")
+    x, y = spec.params
+    assert (x.name, x.default, x.pattern, x.choices) == ("x", "1", "[0-9]", ("1", "2"))
+    assert (y.default, y.pattern, y.choices) == (None, None, ())
+
+
+def test_a_param_twice(write: Write) -> None:
+    with pytest.raises(SpecError, match="declared twice"):
+        parser.load(write("a.xml", '<filesystem name="a" parent="b"><param name="x"/><param name="x"/></filesystem>'))
+
+
+def test_a_pattern_that_is_none(write: Write) -> None:
+    with pytest.raises(SpecError, match="no regular expression"):
+        parser.load(write("a.xml", '<filesystem name="a" parent="b"><param name="x" pattern="["/></filesystem>'))
