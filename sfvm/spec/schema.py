@@ -6,6 +6,7 @@ attribute of a verb may hold a variable and every element an ``xml:base``; verbs
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import cache
 from xml.sax.saxutils import escape
@@ -86,6 +87,9 @@ _REQUIRES = """<element name="requires">
   <optional><attribute name="package"/></optional>
   <optional><attribute name="command"/></optional>
 </element>"""
+
+
+_STEP = re.compile(r"/ns0:([^/\[]+)(?:\[([0-9]+)\])?")
 
 
 @cache
@@ -175,7 +179,7 @@ def _check(element: Element, relaxng: etree.RelaxNG) -> None:
 
 def _to_lxml(element: Element) -> etree._Element:
     """The element as libxml2's tree, made from what expat accepted: libxml2 never parses a user's bytes."""
-    top = etree.Element(f"{{{NAMESPACE}}}{element.tag}", dict(element.attributes))
+    top = etree.Element(f"{{{NAMESPACE}}}{element.tag}", dict(element.attributes), {"ns0": NAMESPACE})
     pending = [(element, top)]
     while pending:
         source, target = pending.pop()
@@ -187,12 +191,14 @@ def _to_lxml(element: Element) -> etree._Element:
 
 
 def _at(element: Element, path: str) -> Element:
-    """The element at libxml2's *path*, such as ``/*/*[3]/*[2]``; the nearest one above it when it names none."""
-    for step in path.split("/")[2:]:
-        index = int(step[2:-1]) - 1 if step.startswith("*[") else 0
-        if index >= len(element.children):
+    """The element at libxml2's *path*, such as ``/ns0:filesystem/ns0:steps/ns0:if[2]``; the nearest one above it
+    when it names none."""
+    for name, number in _STEP.findall(path)[1:]:
+        same = [child for child in element.children if child.tag == name]
+        index = int(number or 1) - 1
+        if index >= len(same):
             break
-        element = element.children[index]
+        element = same[index]
     return element
 
 
