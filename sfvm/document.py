@@ -81,7 +81,7 @@ class Element:
         """
         reference = self.attributes[name]
         root = self.directory.resolve()
-        path = (root / reference).resolve()
+        path = resolve(root / reference, self.place)
         if not path.is_relative_to(root):
             raise SpecError(
                 f"{self.tag} {name}={reference!r} leaves the spec's directory",
@@ -97,6 +97,20 @@ class Element:
                 hint=f"create it, or correct {name}",
             )
         return path
+
+
+def resolve(path: Path, place: Place) -> Path:
+    """*path* with symlinks followed, existing or not; *place* is where it is referred to.
+
+    :raises SpecError: when following it fails (a loop of symlinks, no permission, a name too long)
+    """
+    try:
+        path = path.resolve()
+        path.exists()  # may fail where resolve() gave up quietly
+    except (OSError, RuntimeError) as error:  # a loop is a RuntimeError until Python 3.13
+        reason = error.strerror if isinstance(error, OSError) else "a loop of symbolic links"
+        raise SpecError(f"{path} cannot be followed", place=place, why=reason, hint="correct the reference") from None
+    return path
 
 
 @dataclass
@@ -191,11 +205,12 @@ class _Reader:
 
     def base(self, directory: Path, value: str, place: Place) -> Path:
         root = self.path.parent.resolve()
-        if not directory.resolve().is_relative_to(root):
+        target = resolve(directory, place)
+        if not target.is_relative_to(root):
             raise SpecError(
                 f"xml:base={value!r} leaves the spec's directory",
                 place=place,
-                why=f"it is {directory.resolve()}, outside {root}",
+                why=f"it is {target}, outside {root}",
                 hint="copy what the spec needs next to it",
             )
         return directory

@@ -165,6 +165,14 @@ def test_a_file_that_leaves_the_directory_is_refused(tmp_path: Path, reference: 
     assert caught.value.place.column == element.place.column + len("<copy ")
 
 
+@pytest.mark.parametrize("reference", ["loop", "x" * 300, "a.xml/x"])
+def test_a_file_that_cannot_be_followed(tmp_path: Path, reference: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    element = parse(tmp_path, f'{HEAD}><copy from="{reference}"/></filesystem>').children[0]
+    with pytest.raises(SpecError, match=r"cannot be followed|does not exist"):
+        element.file("from")
+
+
 def test_a_missing_file_of_a_spec(tmp_path: Path) -> None:
     element = parse(tmp_path, f'{HEAD}><copy from="nothing"/></filesystem>').children[0]
     with pytest.raises(SpecError, match="does not exist"):

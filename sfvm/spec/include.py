@@ -52,7 +52,7 @@ class Finder:
 
     def _find(self, element: Element, reference: str) -> Path:
         for directory in (element.directory, *self.library_dirs):
-            path = (directory / reference).resolve()
+            path = document.resolve(directory / reference, element.place)
             if path.is_file():
                 if not any(path.is_relative_to(root) for root in self.roots):
                     raise SpecError(

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 VARIABLE = r".*[$]\{.*"
-IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_]*"
+IDENTIFIER = r"[A-Za-z][A-Za-z0-9_]*"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ names that would have been right.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from lxml import etree
@@ -33,6 +33,14 @@ class Attribute:
     values: list[str] = field(default_factory=list)
     patterns: list[Pattern] = field(default_factory=list)
 
+    def either(self, other: Attribute) -> Attribute:
+        """What may stand where this or *other* may; required only if both are."""
+        required = self.required and other.required
+        if not (self.values or self.patterns) or not (other.values or other.patterns):
+            return Attribute(required)
+        values, patterns = dict.fromkeys(self.values + other.values), dict.fromkeys(self.patterns + other.patterns)
+        return Attribute(required, list(values), list(patterns))
+
     def accepts(self, value: str) -> bool:
         if not self.values and not self.patterns:
             return True
@@ -54,10 +62,10 @@ class Shape:
 
     @cached_property
     def content(self) -> _Content:
-        content = _Content()
-        for source in self.sources:
-            content.merge(_read(source, self.defines))
-        return content
+        first, *others = (_read(source, self.defines) for source in self.sources)
+        for other in others:
+            first.merge(other)
+        return first
 
     @cached_property
     def children(self) -> dict[str, Shape]:
@@ -70,27 +78,19 @@ class _Content:
     elements: dict[str, list[etree._Element]] = field(default_factory=dict)
     text: bool = False
     open: bool = False
-    read: int = 0
 
     def merge(self, other: _Content) -> None:
-        """Alternatives for an element of the same name: required is only what all of them require."""
-        for name, attribute in self.attributes.items():
-            attribute.required &= name in other.attributes and other.attributes[name].required
-        for name, attribute in other.attributes.items():
-            if known := self.attributes.get(name):
-                if (known.values or known.patterns) and (attribute.values or attribute.patterns):
-                    known.values += [value for value in attribute.values if value not in known.values]
-                    known.patterns += [pattern for pattern in attribute.patterns if pattern not in known.patterns]
-                else:
-                    known.values, known.patterns = [], []
-            else:
-                attribute.required &= self.read == 0
-                self.attributes[name] = attribute
+        """Take in the content of another pattern for an element of the same name: either may hold."""
+        for name in {*self.attributes, *other.attributes}:
+            one, two = self.attributes.get(name), other.attributes.get(name)
+            if one and two:
+                self.attributes[name] = one.either(two)
+            elif only := one or two:
+                self.attributes[name] = replace(only, required=False)
         for name, sources in other.elements.items():
             self.elements.setdefault(name, []).extend(sources)
         self.text |= other.text
         self.open |= other.open
-        self.read += 1
 
 
 def outline(grammar: etree._Element) -> Shape:
@@ -208,10 +208,6 @@ def _read_attribute(node: etree._Element, required: bool, content: _Content) -> 
         else:  # anything that only RELAX NG itself can judge
             attribute = Attribute(required)
             break
-    other = _Content({name: attribute})
-    if name in content.attributes:
-        content.read = 1
-        other.attributes[name].required = False
-        content.merge(other)
-    else:
-        content.attributes[name] = attribute
+    if known := content.attributes.get(name):  # in another branch of a choice
+        attribute = replace(known.either(attribute), required=False)
+    content.attributes[name] = attribute

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,9 +43,10 @@ def explain(node: Node, before: Inputs | None, load: Load | None = None) -> tupl
     prefix = ""
     current, earlier = node, before
     while True:
-        own = _own(current.inputs, earlier, prefix)
+        inputs = json.loads(canonical(current.inputs))  # as *before* was written: tuples are lists
+        own = _own(inputs, earlier, prefix)
         found[:0] = [replace(difference, inherited=bool(prefix)) for difference in own]
-        was, now = earlier.get("parent"), current.inputs["parent"]
+        was, now = earlier.get("parent"), inputs["parent"]
         if not was or not now or was["key"] == now["key"]:
             break
         assert current.parent is not None  # inputs name it
