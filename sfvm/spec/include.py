@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from sfvm import document
@@ -28,8 +28,13 @@ class Finder:
     *path*, the file that everything began with, is ever read."""
 
     def __init__(self, path: Path, library_dirs: Sequence[Path]) -> None:
+        self.path = path
         self.library_dirs = tuple(library_dirs)
-        self.roots = tuple(directory.resolve() for directory in (path.parent, *library_dirs))
+
+    @cached_property
+    def roots(self) -> tuple[Path, ...]:
+        """What may be read: resolved only when something is included."""
+        return tuple(directory.resolve() for directory in (self.path.parent, *self.library_dirs))
 
     def load(self, element: Element, reference: str, kind: str, chain: Sequence[Link]) -> tuple[Element, Link]:
         """The root element of the fragment that *element* includes, valid for verbs of *kind*.
