@@ -22,6 +22,21 @@ def load(path: Path) -> Spec:
     return Spec(root.attributes["name"], root.get("parent"), summary(root), params(root), path, root)
 
 
+def check(path: Path) -> str:
+    """Validate any spec file, whatever its root element says it is: the kind it was checked as (one of
+    :data:`sfvm.spec.schema.KINDS`).
+
+    :raises SpecError: unreadable, not well-formed, or not valid
+    """
+    root = document.parse(path)
+    kind = root.tag if root.tag in schema.KINDS else "filesystem"
+    if kind == "fragment" and not any(child.tag == "steps" for child in root.children):
+        kind = "format-fragment"
+    schema.validate(root, kind)
+    params(root)
+    return kind
+
+
 def summary(root: Element) -> str:
     """The text of the ``summary`` of a spec, on one line."""
     return " ".join(next((child.text for child in root.children if child.tag == "summary"), "").split())

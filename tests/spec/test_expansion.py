@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from sfvm import document
 from sfvm.document import Element
 from sfvm.errors import Place, SpecError
-from sfvm.spec import expansion, parser
+from sfvm.spec import expansion, parser, schema
 from sfvm.spec.model import Definition, Param
 
 Write = Callable[[str, str], Path]
@@ -264,3 +265,25 @@ def test_a_disk_that_cannot_be(write: Write, size: str) -> None:
     path = write("r.xml", f'<filesystem name="r"><disk size="{size}"/><base><empty/></base></filesystem>')
     with pytest.raises(SpecError, match="is not a size"):
         expansion.expand(parser.load(path), {}, {})
+
+
+def test_formats_are_expanded_the_same_way(write: Write) -> None:
+    write("f.xml", '<fragment><param name="d"/><requires driver="${d}"/></fragment>')
+    path = write(
+        "x.xml",
+        """<format name="x" produces="raw"><summary>all</summary><param name="d" default="virtio"/>
+           <if test="$d = 'virtio'"><requires driver="${d}"/></if>
+           <include spec="f.xml"><with name="d" value="${d}2"/></include></format>""",
+    )
+    root = document.parse(path)
+    schema.validate(root, "format")
+    children = expansion.expand_children(root, expansion.bind(parser.params(root), {}, root.place))
+    assert [child.tag for child in children] == ["summary", "requires", "requires"]
+    assert [child.get("driver") for child in children[1:]] == ["virtio", "virtio2"]
+
+
+def test_a_fragment_for_formats_has_no_steps(write: Write) -> None:
+    write("f.xml", "<fragment><steps/></fragment>")
+    root = document.parse(write("x.xml", '<format name="x"><include spec="f.xml"/></format>'))
+    with pytest.raises(SpecError, match="unknown element 'steps' in fragment"):
+        expansion.expand_children(root, {})

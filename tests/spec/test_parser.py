@@ -33,3 +33,24 @@ def test_a_param_twice(write: Write) -> None:
 def test_a_pattern_that_is_none(write: Write) -> None:
     with pytest.raises(SpecError, match="no regular expression"):
         parser.load(write("a.xml", '<filesystem name="a" parent="b"><param name="x" pattern="["/></filesystem>'))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ('<filesystem name="a" parent="b"/>', "filesystem"),
+        ("<fragment><steps/></fragment>", "fragment"),
+        ('<fragment><requires driver="x"/></fragment>', "format-fragment"),
+        ('<format name="raw"/>', "format"),
+    ],
+)
+def test_any_spec_file_is_checked_as_what_it_is(write: Write, text: str, kind: str) -> None:
+    assert parser.check(write("a.xml", text)) == kind
+
+
+def test_a_file_that_is_no_spec(write: Write) -> None:
+    path = write("a.xml", "<filesystem/>")
+    path.write_text('<filesistem xmlns="urn:sfvm:1"/>')
+    with pytest.raises(SpecError, match="not 'filesistem'") as caught:
+        parser.check(path)
+    assert caught.value.hint == "did you mean 'filesystem'?"
