@@ -1,0 +1,202 @@
+"""The two ways to start the appliance, behind one interface: QEMU directly, or a libvirt connection.
+
+libguestfs starts it in both; what it has no call for (live snapshots, killing a call from another thread) is done here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+from pathlib import Path
+from typing import Any, Protocol
+
+from lxml import etree
+from lxml.builder import ElementMaker
+
+from sfvm.errors import ApplianceError
+from sfvm.events import Listener, Notice
+
+SESSION = "qemu:///session"
+
+
+class Hypervisor(Protocol):
+    """*name* is what users read: ``direct`` or the connection URI."""
+
+    name: str
+    backend: str
+
+    def configure(self, handle: Any) -> None:
+        """Add what the backend needs to a libguestfs handle before its launch."""
+
+    def started(self, handle: Any) -> None:
+        """The launch is done."""
+
+    def snapshot(self, overlay: Path) -> None:
+        """Switch the first drive to a new *overlay* over what it has been."""
+
+    def kill(self) -> None:
+        """End the VM at once; from any thread; harmless when it is gone."""
+
+    def close(self) -> None: ...
+
+
+class Direct:
+    """QEMU as a child process, with a QMP socket in *directory*."""
+
+    name = "direct"
+    backend = "direct"
+
+    def __init__(self, directory: Path) -> None:
+        self.socket = directory / "qmp"
+        self.pid: int | None = None
+        self.monitor: Monitor | None = None
+
+    def configure(self, handle: Any) -> None:
+        handle.config("-qmp", f"unix:{self.socket},server=on,wait=off")
+
+    def started(self, handle: Any) -> None:
+        self.pid = handle.get_pid()
+        self.monitor = Monitor(self.socket)
+
+    def snapshot(self, overlay: Path) -> None:
+        assert self.monitor is not None  # started
+        self.monitor.execute(
+            "blockdev-snapshot-sync", {"device": "hd0", "snapshot-file": str(overlay), "format": "qcow2"}
+        )
+
+    def kill(self) -> None:
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        if self.monitor is not None:
+            self.monitor.close()
+        self.pid = self.monitor = None
+
+
+class Monitor:
+    """A QMP client: one command at a time (QEMU's qmp-spec)."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.connect(str(path))
+        self._file = self._socket.makefile("rw", encoding="utf-8")
+        self._file.readline()  # greeting
+        self.execute("qmp_capabilities", {})
+
+    def execute(self, command: str, arguments: dict[str, Any]) -> Any:
+        """Run *command* and return its result.
+
+        :raises ApplianceError: QEMU refuses, or is gone
+        """
+        try:
+            self._file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+            self._file.flush()
+            while line := self._file.readline():
+                answer = json.loads(line)
+                if "return" in answer:
+                    return answer["return"]
+                if "error" in answer:
+                    raise ApplianceError(f"QEMU refused {command}", why=answer["error"]["desc"])
+        except OSError as error:
+            raise ApplianceError("the appliance died", why=f"QEMU's monitor is gone ({error})") from error
+        raise ApplianceError("the appliance died", why="QEMU closed its monitor")
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._socket.close()
+
+
+class Libvirt:
+    """A transient domain of a libvirt connection; libvirt ends it when our connection does."""
+
+    def __init__(self, uri: str, mark: Path) -> None:
+        self.name = uri
+        self.backend = f"libvirt:{uri}"
+        self.mark = str(mark)
+        self._domain: Any = None
+        self._connection: Any = None
+
+    def configure(self, handle: Any) -> None:
+        """Nothing more: the snapshot API needs no monitor of ours."""
+
+    def started(self, handle: Any) -> None:
+        import libvirt
+
+        self._connection = connect(self.name)
+        for domain in self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+            if self.mark in domain.XMLDesc():
+                self._domain = domain
+                return
+        raise ApplianceError("the appliance's domain cannot be found", why=f"{self.name} does not list it")
+
+    def snapshot(self, overlay: Path) -> None:
+        import libvirt
+
+        xml = ElementMaker()
+        targets = [disk.get("dev") for disk in etree.fromstring(self._domain.XMLDesc()).iterfind("devices/disk/target")]
+        others = [xml.disk(name=target, snapshot="no") for target in targets if target != "sda"]
+        first = xml.disk(xml.driver(type="qcow2"), xml.source(file=str(overlay)), name="sda", snapshot="external")
+        request = etree.tostring(xml.domainsnapshot(xml.disks(first, *others)), encoding="unicode")
+        flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+        try:
+            self._domain.snapshotCreateXML(request, flags)
+        except libvirt.libvirtError as error:
+            raise ApplianceError("libvirt refused a live snapshot", why=str(error)) from error
+
+    def kill(self) -> None:
+        import libvirt
+
+        if self._domain is not None:
+            with contextlib.suppress(libvirt.libvirtError):
+                self._domain.destroy()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._domain = self._connection = None
+
+
+def connect(uri: str) -> Any:
+    """An open libvirt connection; libvirt's own error messages stay off stderr.
+
+    :raises ApplianceError: nothing answers at *uri*
+    """
+    import libvirt
+
+    libvirt.registerErrorHandler(lambda context, error: None, None)
+    try:
+        return libvirt.open(uri)
+    except libvirt.libvirtError as error:
+        raise ApplianceError(
+            f"no libvirt daemon answers at {uri}",
+            why=str(error),
+            hint="start it, name another with --connection, or use --connection direct",
+        ) from error
+
+
+def choose(connection: str, listener: Listener) -> str:
+    """What *connection* comes down to: ``direct`` or a URI. ``auto`` is the user's libvirt session when its daemon is
+    installed and answers; root has no session of its own, so for root it is ``direct``.
+
+    :raises ApplianceError: an explicit URI that does not answer
+    """
+    if connection == "direct":
+        return connection
+    if connection != "auto":
+        connect(connection).close()
+        return connection
+    if os.geteuid() == 0 or not shutil.which("libvirtd", path=os.environ.get("PATH", "") + ":/usr/sbin"):
+        return "direct"
+    try:
+        connect(SESSION).close()
+    except ApplianceError as error:
+        listener(Notice(f"{SESSION} does not answer, starting QEMU directly ({error.why})"))
+        return "direct"
+    return SESSION

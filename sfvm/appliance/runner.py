@@ -1,0 +1,95 @@
+"""Runs commands in the appliance through ``appliance/run``: own namespaces, live output, an exact exit status."""
+
+from __future__ import annotations
+
+import base64
+import collections
+import itertools
+import shlex
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sfvm.appliance.channel import LogChannel
+from sfvm.errors import ApplianceError
+from sfvm.guest import Command, CommandFailed
+
+if TYPE_CHECKING:
+    import guestfs
+
+CHUNK = 96 << 10
+"""So much of a script, before base64, goes into one call: an argument may have 128 KiB (execve(2))."""
+
+
+class Runner:
+    """See the module. *died* makes the error for a VM that no longer answers."""
+
+    def __init__(
+        self, handle: guestfs.GuestFS, channel: LogChannel, died: Callable[[str, str], ApplianceError]
+    ) -> None:
+        self.handle = handle
+        self.channel = channel
+        self.died = died
+        self._numbers = itertools.count(1)
+
+    def run(self, command: Command, *, capture: bool = False) -> str:
+        """Run *command*; return its stdout when *capture*, else nothing.
+
+        :raises CommandFailed: with the last lines of its output
+        :raises ApplianceError: the VM died
+        """
+        number, directory = self.prepare(command, capture=capture)
+        tail: collections.deque[str] = collections.deque(maxlen=20)
+        log = self.channel.log
+
+        def remember(line: str) -> None:
+            tail.append(line)
+            log(line)
+
+        self.channel.log = remember
+        try:
+            self.shell(f"/usr/lib/sfvm/run {directory}")
+            status = self.channel.wait(number)
+        finally:
+            self.channel.log = log
+        if status is None:
+            raise self.died("the appliance died", "while a command ran in it")
+        output = self.shell(f"cat {directory}/output; rm -rf {directory}") if capture else ""
+        if status:
+            raise CommandFailed(status, [*output.splitlines(), *tail])
+        if not capture:
+            self.shell(f"rm -rf {directory}")
+        return output
+
+    def prepare(self, command: Command, *, capture: bool = False) -> tuple[int, str]:
+        """Put *command* into the appliance's memory; return its number and directory (see ``appliance/run``)."""
+        number = next(self._numbers)
+        directory = f"/run/sfvm/{number}"
+        job = {
+            "number": str(number),
+            "place": command.place,
+            "shell": command.shell,
+            "cwd": command.cwd,
+            "user": command.user or "",
+            "timeout": "" if command.timeout is None else f"{command.timeout:g}",
+            "network": "yes" if command.network else "no",
+            "capture": "yes" if capture else "no",
+        }
+        settings = "".join(f"{name}={shlex.quote(value)}\n" for name, value in job.items())
+        environment = "".join(f"{name}={value}\0" for name, value in (command.env or {}).items())
+        self.shell(f"mkdir -p {directory}")
+        self._put(f"{directory}/job", settings.encode())
+        self._put(f"{directory}/environment", environment.encode())
+        self._put(f"{directory}/script", command.script.encode())
+        return number, directory
+
+    def _put(self, path: str, content: bytes) -> None:
+        for start in range(0, max(len(content), 1), CHUNK):
+            chunk = base64.b64encode(content[start : start + CHUNK]).decode()
+            self.shell(f"echo {chunk} | base64 -d >>{path}")
+
+    def shell(self, script: str) -> str:
+        """Run a short *script* of ours as it is, with no namespaces around it; return its output."""
+        try:
+            return str(self.handle.debug("sh", [script]))
+        except RuntimeError as error:
+            raise self.died("the appliance died or refused a command", str(error)) from error
