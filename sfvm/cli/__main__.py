@@ -1,0 +1,7 @@
+"""``python -m sfvm.cli``."""
+
+import sys
+
+from sfvm.cli import main
+
+sys.exit(main())

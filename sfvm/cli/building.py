@@ -1,0 +1,312 @@
+"""``sfvm build``, ``plan`` and ``bundle``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sfvm.cli.options import (
+    Command,
+    Decorator,
+    Options,
+    assignments,
+    complete_built,
+    complete_format,
+    complete_node,
+    pass_options,
+    resolve,
+)
+from sfvm.cli.output import columns, duration, plural, size, style, write_json
+from sfvm.errors import UsageError
+
+if TYPE_CHECKING:
+    from sfvm.appliance.launch import Appliance
+    from sfvm.bundle import FormatRequest
+    from sfvm.cli.progress import Progress
+    from sfvm.config import Settings
+    from sfvm.errors import StepError
+    from sfvm.repository import Manifest, Repository
+    from sfvm.tree import Node, Plan
+
+
+def progress_options(function: Any) -> Any:
+    """``--log`` and ``--events`` for commands that take their time."""
+    for option in (
+        click.option(
+            "--events",
+            type=click.Path(dir_okay=False, path_type=Path),
+            metavar="FILE",
+            help="Write every event there, one JSON object per line.",
+        ),
+        click.option(
+            "--log",
+            type=click.Choice(("auto", "live", "plain")),
+            default="auto",
+            help="How progress is shown. [auto: live on a terminal]",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def format_options(output: str) -> Decorator:
+    """``--output`` and ``--set`` for commands that bundle."""
+
+    def decorate(function: Any) -> Any:
+        for option in (
+            click.option(
+                "--set",
+                "values",
+                multiple=True,
+                metavar="NAME=VALUE",
+                callback=assignments,
+                help="A param of the formats; repeatable.",
+            ),
+            click.option(
+                "-o",
+                "--output",
+                type=click.Path(file_okay=False, path_type=Path),
+                metavar="DIR",
+                default=Path(),
+                help=output,
+            ),
+        ):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def parse_arguments(words: Sequence[str]) -> dict[str, str]:
+    """``[NODE:]NAME=VALUE`` words as a mapping.
+
+    :raises UsageError: a word without ``=``
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--param {word!r} is not [NODE:]NAME=VALUE", hint="--param site=example")
+        found[name] = value
+    return found
+
+
+_arguments = click.option(
+    "-p", "--param", "arguments", multiple=True, metavar="[NODE:]NAME=VALUE", help="A param of the nodes; repeatable."
+)
+
+
+@click.command(cls=Command)
+@click.argument("nodes", nargs=-1, required=True, metavar="NODE...", shell_complete=complete_node)
+@click.option(
+    "-b",
+    "--bundle",
+    "formats",
+    multiple=True,
+    metavar="FORMAT",
+    shell_complete=complete_format,
+    help="Also bundle each NODE; repeatable. See `sfvm format list`.",
+)
+@format_options("Where bundles go: DIR/NODE-FORMAT/. [.]")
+@_arguments
+@click.option("-j", "--jobs", type=click.IntRange(min=1), help="Appliances at once. [as the machine allows]")
+@click.option(
+    "--on-error",
+    type=click.Choice(("stop", "shell", "keep-going")),
+    default="stop",
+    show_default=True,
+    help="When a step fails: stop, open a shell in its guest, or go on with other nodes.",
+)
+@progress_options
+@pass_options
+def build(
+    options: Options,
+    nodes: tuple[str, ...],
+    formats: tuple[str, ...],
+    output: Path,
+    values: dict[str, str],
+    arguments: Sequence[str],
+    jobs: int | None,
+    on_error: str,
+    log: str,
+    events: Path | None,
+) -> None:
+    """Build NODEs and what they stand on.
+
+    What is there already is not built again. A build that was interrupted, or failed, resumes at its last
+    checkpoint. Paths of bundles are printed on stdout.
+
+    \b
+    Examples:
+      sfvm build web
+      sfvm build web db --jobs 2 --param web:site=example
+      sfvm build debian --bundle qcow2 --bundle tar --output out/
+      sfvm build web --on-error shell
+    """
+    names = tuple(dict.fromkeys(nodes))
+    resolved = resolve(options, names, parse_arguments(arguments))
+    settings = options.settings(jobs)
+    requests = _requests(settings, formats, values)
+
+    from sfvm import tree
+    from sfvm.build import build as run
+    from sfvm.cli.progress import shown
+
+    repository = options.open()
+    todo = tree.plan(resolved, names, repository)
+    with shown(options, log=log if todo.chains or requests else "plain", file=events) as progress:
+        run(todo, repository, settings, progress.listener, on_error=on_error, shell=_visitor(progress))
+        if requests:
+            keys = {node.name: node.key for node in resolved}
+            built = [(name, repository.manifest(keys[name])) for name in names]
+            paths = _bundle(built, requests, output, repository, settings, progress)
+    if requests:
+        _print_paths(paths)
+    elif not todo.chains and not options.quiet:
+        click.echo(f"nothing to do: {', '.join(names)} built already", err=True)
+
+
+@click.command(cls=Command)
+@click.argument("nodes", nargs=-1, required=True, metavar="NODE...", shell_complete=complete_node)
+@_arguments
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@pass_options
+def plan(options: Options, nodes: tuple[str, ...], arguments: Sequence[str], as_json: bool) -> None:
+    """Say what a build would do, why, and its cost.
+
+    Seconds and bytes are those of the last build of each node.
+
+    \b
+    Examples:
+      sfvm plan web
+      sfvm plan web --param site=example
+      sfvm plan web --json | jq .seconds
+    """
+    from sfvm import tree
+
+    names = tuple(dict.fromkeys(nodes))
+    found = tree.plan(resolve(options, names, parse_arguments(arguments)), names, options.open())
+    if as_json:
+        write_json(_plan_json(found))
+        return
+    rows = []
+    for entry in found.entries:
+        hit = entry.action == "hit"
+        rows.append(
+            (
+                style("✓ hit", dim=True) if hit else style("● build", fg="yellow"),
+                style(entry.node.name, dim=hit, bold=not hit),
+                "" if hit else duration(entry.seconds),
+                "" if hit else size(entry.bytes),
+                style(entry.reason, dim=hit),
+            )
+        )
+    for line in columns(rows):
+        click.echo(line)
+    total = f"{plural(len(found.builds), 'node')} to build, {plural(found.boots, 'appliance boot')}"
+    if found.builds and found.seconds is not None:
+        total += f", about {duration(found.seconds)} and {size(found.bytes)}"
+    click.echo(total if found.builds else "nothing to build, no appliance boot")
+
+
+@click.command(cls=Command)
+@click.argument("node", shell_complete=complete_built)
+@click.argument("formats", nargs=-1, required=True, metavar="FORMAT...", shell_complete=complete_format)
+@format_options("Where bundles go: DIR/NODE-FORMAT/. [.]")
+@progress_options
+@pass_options
+def bundle(
+    options: Options,
+    node: str,
+    formats: tuple[str, ...],
+    output: Path,
+    values: dict[str, str],
+    log: str,
+    events: Path | None,
+) -> None:
+    """Make images of a built NODE, one for each FORMAT.
+
+    NODE is a name or a key. The directories made are printed on stdout.
+
+    \b
+    Examples:
+      sfvm bundle debian qcow2 --output out/
+      sfvm bundle debian raw tar
+    """
+    from sfvm.cli.progress import shown
+
+    settings, repository = options.settings(), options.open()
+    requests = _requests(settings, formats, values)
+    manifest = repository.manifest(repository.resolve(node))
+    name = node if node in repository.names() else manifest.name
+    with shown(options, log=log, file=events) as progress:
+        paths = _bundle([(name, manifest)], requests, output, repository, settings, progress)
+    _print_paths(paths)
+
+
+def _requests(settings: Settings, formats: Sequence[str], values: dict[str, str]) -> tuple[FormatRequest, ...]:
+    """The formats asked for, checked before anything starts.
+
+    :raises UsageError: a format that does not exist, or ``--set`` without one
+    """
+    if not formats:
+        if values:
+            raise UsageError("--set needs a format", hint="add --bundle FORMAT")
+        return ()
+    from sfvm.bundle import request
+
+    return tuple(request(settings, name, values) for name in dict.fromkeys(formats))
+
+
+def _bundle(
+    nodes: Sequence[tuple[str, Manifest]],
+    requests: Sequence[FormatRequest],
+    output: Path,
+    repository: Repository,
+    settings: Settings,
+    progress: Progress,
+) -> Sequence[Path]:
+    from sfvm.bundle import bundle as make
+
+    return make(nodes, requests, output, repository, settings, progress.listener)
+
+
+def _print_paths(paths: Sequence[Path]) -> None:
+    for path in paths:
+        click.echo(str(path))
+
+
+def _visitor(progress: Progress) -> Any:
+    """What ``--on-error shell`` opens: a terminal in the guest whose step failed."""
+
+    def visit(node: Node, appliance: Appliance, error: StepError) -> None:
+        with progress.suspended():
+            click.echo(error.render(), err=True)
+            click.echo(f"a shell in {node.name}, as the step left it; leave it with `exit`", err=True)
+            appliance.interactive(None)
+
+    return visit
+
+
+def _plan_json(found: Plan) -> dict[str, Any]:
+    return {
+        "entries": [
+            {
+                "name": entry.node.name,
+                "key": entry.node.key,
+                "parent": entry.node.parent.name if entry.node.parent else None,
+                "action": entry.action,
+                "reason": entry.reason,
+                "seconds": entry.seconds,
+                "bytes": entry.bytes,
+            }
+            for entry in found.entries
+        ],
+        "chains": [[node.name for node in chain] for chain in found.chains],
+        "boots": found.boots,
+        "seconds": found.seconds,
+        "bytes": found.bytes,
+    }

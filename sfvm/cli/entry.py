@@ -1,0 +1,173 @@
+"""The entry point: runs a command and turns whatever ends it into one message and one exit status.
+
+0: done; 1: an error; 2: wrong use; 128 + n: ended by signal n. A traceback never reaches the user.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+import click
+
+from sfvm.errors import Interrupted, SfvmError, UsageError, suggestion
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_ENVIRONMENT = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EIO,
+    errno.ENAMETOOLONG,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.EFBIG,
+}
+"""The system's refusals that are no bug of ours."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (without the program's name; None: the process's own) and return its exit status."""
+    from sfvm.cli.commands import cli
+
+    with _signals():
+        try:
+            result = cli.main(
+                list(sys.argv[1:] if arguments is None else arguments), prog_name="sfvm", standalone_mode=False
+            )
+            sys.stdout.flush()
+        except BrokenPipeError:
+            return _broken_pipe()
+        except SystemExit as end:  # shell completion ends like this
+            return end.code if isinstance(end.code, int) else int(end.code is not None)
+        except BaseException as error:
+            return report(error)
+    return result if isinstance(result, int) else 0
+
+
+def report(error: BaseException) -> int:
+    """Tell the user of *error* on stderr; return the exit status."""
+    match error:
+        case click.exceptions.Exit():
+            return error.exit_code
+        case click.Abort() | KeyboardInterrupt():
+            error = Interrupted(signal.SIGINT)
+        case click.ClickException():
+            error = _usage(error)
+        case OSError() if error.errno in _ENVIRONMENT:
+            error = _refusal(error)
+    if not isinstance(error, SfvmError):
+        error = _bug(error)
+    try:
+        say(error)
+        sys.stderr.flush()
+    except OSError:
+        pass  # nobody can be told; the exit status remains
+    return error.exit_status
+
+
+def say(error: SfvmError) -> None:
+    """Write *error* to stderr, the way every error looks."""
+    from sfvm.cli.output import style
+
+    label = "" if isinstance(error, Interrupted) else style("error:", stream=sys.stderr, fg="red", bold=True) + " "
+    print(label + error.render(), file=sys.stderr)
+
+
+def _usage(error: click.ClickException) -> UsageError:
+    """click's error in our words."""
+    context = getattr(error, "ctx", None)
+    hint = f"{context.command_path} --help" if context else "sfvm --help"
+    what = error.format_message()
+    if isinstance(error, click.NoSuchOption) and context:
+        known = [name for parameter in context.command.get_params(context) for name in parameter.opts]
+        close = suggestion(error.option_name, [name for name in known if name.startswith("--")])
+        what = f"there is no option {error.option_name!r}"
+        hint = close if close and close.startswith("did") else hint
+    elif isinstance(error, click.NoSuchOption):
+        what = f"there is no option {error.option_name!r}"
+    return UsageError(what.rstrip("."), hint=hint)
+
+
+def _refusal(error: OSError) -> SfvmError:
+    where = " and ".join(str(name) for name in (error.filename, error.filename2) if name)
+    hints = {
+        errno.ENOSPC: "free some room; `sfvm gc` removes what no node needs",
+        errno.EDQUOT: "free some room; `sfvm gc` removes what no node needs",
+        errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    }
+    what = f"{where} cannot be used" if where else "the system refused"
+    return SfvmError(what, why=error.strerror, hint=hints.get(error.errno or 0))
+
+
+def _bug(error: BaseException) -> SfvmError:
+    """An error that nobody foresaw: its traceback goes to a file."""
+    from sfvm import __version__
+
+    text = "".join(traceback.format_exception(error))
+    head = f"sfvm {__version__}, Python {sys.version.split()[0]}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n{sys.argv}\n\n"
+    name = f"crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    hint = "report it, with what you did"
+    try:
+        import platformdirs
+
+        path = platformdirs.user_state_path("sfvm") / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(head + text, encoding="utf-8")
+        hint += f" and the file {path}"
+    except OSError:
+        try:
+            handle, temporary = tempfile.mkstemp(prefix="sfvm-", suffix=f"-{name}")
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(head + text)
+            hint += f" and the file {temporary}"
+        except OSError as nowhere:
+            hint += f" (no crash file could be written: {nowhere.strerror})"
+    last = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    return SfvmError("this is a bug in sfvm", why=last, hint=hint)
+
+
+def _broken_pipe() -> int:
+    """The reader of our output went away: say nothing, and let the interpreter's last flush go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Signals that ask us to end raise :class:`Interrupted` in the main thread, once: cleaning up is not disturbed.
+    One that the parent process has told us to ignore (nohup) stays ignored."""
+    ended = False
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        nonlocal ended
+        if ended:
+            os.write(2, b"sfvm: cleaning up, a moment\n")
+            return
+        ended = True
+        raise Interrupted(number)
+
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in previous.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,196 @@
+"""``sfvm tree``, ``why``, ``show``, ``log``: what there is, without changing it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from sfvm.cli.options import Command, Options, complete_built, complete_node, pass_options, resolve
+from sfvm.cli.output import columns, duration, plural, size, style, write_json
+from sfvm.errors import SfvmError, UsageError, suggestion
+
+
+@click.command(cls=Command)
+@click.argument("nodes", nargs=-1, metavar="[NODE]...", shell_complete=complete_node)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@pass_options
+def tree(options: Options, nodes: tuple[str, ...], as_json: bool) -> None:
+    """Show what is built, stale and missing.
+
+    Without NODE: every spec there is. A stale node was built from inputs that have changed since; `sfvm why NODE`
+    names them. Sizes are of the node's own overlay.
+
+    \b
+    Examples:
+      sfvm tree
+      sfvm tree web                web and its ancestors
+      sfvm tree --json | jq '.[] | select(.state == "stale") | .name'
+    """
+    from sfvm.cli.survey import survey
+    from sfvm.cli.treelines import branches
+
+    entries = {entry.name: entry for entry in survey(options, nodes)}
+    if as_json:
+        write_json([entry.to_json() for entry in entries.values()])
+        return
+    if not entries:
+        click.echo("no specs; see `sfvm build --help`", err=True)
+    looks = {"built": "green", "stale": "yellow", "missing": None, "invalid": "red", "unspecified": "magenta"}
+    rows = []
+    for name, margin in branches([(entry.name, entry.parent) for entry in entries.values()]):
+        entry = entries[name]
+        rows.append(
+            (
+                style(margin, dim=True) + style(name, bold=entry.state == "built"),
+                style(entry.state, fg=looks[entry.state], dim=entry.state == "missing"),
+                size(entry.size) if entry.size is not None else "",
+                style(entry.note, dim=True),
+            )
+        )
+    for line in columns(rows):
+        click.echo(line)
+
+
+@click.command(cls=Command)
+@click.argument("node", shell_complete=complete_node)
+@click.option("--param", "arguments", multiple=True, metavar="[NODE:]NAME=VALUE", help="As given to build.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@pass_options
+def why(options: Options, node: str, arguments: Sequence[str], as_json: bool) -> None:
+    """Say which inputs of NODE changed since its last build.
+
+    \b
+    Examples:
+      sfvm why web
+      sfvm why web --json
+    """
+    from sfvm import tree as trees
+    from sfvm.cli.building import parse_arguments
+
+    found = resolve(options, [node], parse_arguments(arguments))[-1]
+    repository = options.open()
+    last = repository.last(node)
+
+    def load(key: str) -> Any:
+        try:
+            return repository.manifest(key).inputs
+        except SfvmError:
+            return None  # removed since: explain says what it can without it
+
+    differences = trees.explain(found, last["inputs"] if last else None, load)
+    built = repository.built(found.key)
+    if as_json:
+        write_json(
+            {
+                "name": node,
+                "key": found.key,
+                "built": built,
+                "last": last["key"] if last else None,
+                "differences": [
+                    {"where": d.where, "before": d.before, "after": d.after, "text": d.text, "inherited": d.inherited}
+                    for d in differences
+                ],
+            }
+        )
+        return
+    if last is None:
+        click.echo(f"{node}: " + ("built, under another name" if built else "never built"))
+    elif not differences:
+        click.echo(f"{node}: nothing changed" + (", it is built" if built else ", but its overlay is missing"))
+    else:
+        state = "built from these inputs before" if built else "will be built"
+        click.echo(f"{node}: {plural(len(differences), 'change')} since {_when(last.get('created'))}; {state}")
+        for difference in differences:
+            click.echo("  " + difference.text.replace("\n", "\n  "))
+
+
+@click.command(cls=Command)
+@click.argument("node", shell_complete=complete_built)
+@click.option("--packages", is_flag=True, help="List the installed packages.")
+@click.option("--json", "as_json", is_flag=True, help="The whole manifest.")
+@pass_options
+def show(options: Options, node: str, packages: bool, as_json: bool) -> None:
+    """Show a built NODE: steps, times, sizes, provenance.
+
+    NODE is a name, a key, or the beginning of a key.
+
+    \b
+    Examples:
+      sfvm show debian
+      sfvm show debian --packages | grep openssl
+      sfvm show 3f9c2a --json
+    """
+    repository = options.open()
+    manifest = repository.manifest(repository.resolve(node))
+    if as_json:
+        write_json(manifest.to_json())
+        return
+    if packages:
+        for line in columns(manifest.packages):
+            click.echo(line)
+        return
+    parent = f"{manifest.parent_name} ({manifest.parent[:12]})" if manifest.parent else "none: a root"
+    facts: list[tuple[str, str]] = [
+        ("key", manifest.key),
+        ("parent", parent),
+        ("depth", str(manifest.depth)),
+        ("built", f"{_when(manifest.created)}, in {duration(manifest.seconds)}"),
+        ("overlay", f"{size(manifest.size)}, sha256 {manifest.digest}"),
+        ("disk", f"{size(manifest.disk)}, {manifest.filesystem}"),
+        ("packages", str(len(manifest.packages))),
+        *((name, str(value)) for name, value in sorted(manifest.facts.items())),
+        *((name, str(value)) for name, value in sorted(manifest.provenance.items())),
+    ]
+    click.echo(style(manifest.name, bold=True))
+    for line in columns([(style(name, dim=True), value) for name, value in facts]):
+        click.echo("  " + line)
+    if manifest.steps:
+        click.echo("  " + style("steps", dim=True))
+        for line in columns([(str(i), s.title, duration(s.seconds)) for i, s in enumerate(manifest.steps, start=1)]):
+            click.echo("    " + line)
+
+
+@click.command(cls=Command)
+@click.argument("node", shell_complete=complete_node)
+@pass_options
+def log(options: Options, node: str) -> None:
+    """Print what NODE's steps wrote in its last build.
+
+    That is the build of the spec as it is now, failed or not, if there was one.
+
+    \b
+    Examples:
+      sfvm log web
+      sfvm log web | grep -i warning
+    """
+    repository = options.open()
+    keys: list[str] = []
+    problems: list[SfvmError] = []
+    # The spec may be broken or gone: what was built keeps its log. And a first build that failed has no name yet.
+    for find in (lambda: resolve(options, [node])[-1].key, lambda: repository.resolve(node)):
+        try:
+            keys.append(find())
+        except SfvmError as error:
+            problems.append(error)
+    if not keys:
+        raise problems[0]
+    for key in keys:
+        path = repository.log_path(key)
+        if path.exists():
+            with path.open(encoding="utf-8", errors="replace") as lines:
+                for line in lines:
+                    sys.stdout.write(line)
+            return
+    raise UsageError(
+        f"there is no log of {node!r}",
+        why="it was never built here",
+        hint=suggestion(node, repository.names()) if node not in repository.names() else f"sfvm build {node}",
+    )
+
+
+def _when(seconds: float | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else "an unknown time"

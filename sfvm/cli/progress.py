@@ -1,0 +1,167 @@
+"""Shows events to people while they happen: a live tree on a terminal, plain lines elsewhere. All on stderr.
+
+Listeners are called from several threads.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from sfvm import events
+from sfvm.cli.options import Options
+from sfvm.cli.output import duration, plural, size, style
+from sfvm.errors import UsageError
+from sfvm.events import Event, Listener
+
+LOGS = ("auto", "live", "plain")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A *listener* to hand down, and *suspended*, a context in which the terminal belongs to somebody else."""
+
+    listener: Listener
+    suspended: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+@contextmanager
+def shown(options: Options, *, log: str = "auto", file: Path | None = None) -> Iterator[Progress]:
+    """Show events until the context ends, as *log* says (``auto``: live on a terminal); ``--quiet`` shows notices
+    only. With *file* every event is also written there."""
+    with ExitStack() as stack:
+        progress = _renderer(options, log, stack)
+        if file is not None:
+            recorder = stack.enter_context(recording(file))
+            progress = Progress(_both(recorder, progress.listener), progress.suspended)
+        yield progress
+
+
+def _renderer(options: Options, log: str, stack: ExitStack) -> Progress:
+    terminal = sys.stderr.isatty()
+    if options.quiet:
+        return Progress(Plain(sys.stderr, only_notices=True))
+    if log == "live" or (log == "auto" and terminal):
+        from sfvm.cli.live import Live
+
+        live = stack.enter_context(Live(verbose=options.verbose))
+        return Progress(live, live.suspended)
+    return Progress(Plain(sys.stderr, verbose=options.verbose))
+
+
+def _both(one: Listener, other: Listener) -> Listener:
+    def listener(event: Event) -> None:
+        one(event)
+        other(event)
+
+    return listener
+
+
+@contextmanager
+def recording(path: Path) -> Iterator[Listener]:
+    """A listener that writes one JSON object per event and line to *path*, flushed at once.
+
+    :raises UsageError: *path* cannot be written
+    """
+    try:
+        file = path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--events {path} cannot be written", why=error.strerror, hint="name another file") from error
+    guard = threading.Lock()
+
+    def listener(event: Event) -> None:
+        line = json.dumps(event.to_json(), sort_keys=True) + "\n"
+        with guard:
+            file.write(line)
+            file.flush()
+
+    with file:
+        yield listener
+
+
+class Plain:
+    """Lines ``node: what happened``: steps with their times; their output only when *verbose*."""
+
+    def __init__(self, stream: IO[str], *, verbose: bool = False, only_notices: bool = False) -> None:
+        self.stream = stream
+        self.verbose = verbose
+        self.only_notices = only_notices
+        self._guard = threading.Lock()
+        self._steps: dict[str, int] = {}
+        self._phases: dict[tuple[str, str], str] = {}
+        self._tenths: dict[str, int] = {}
+
+    def __call__(self, event: Event) -> None:
+        if self.only_notices and not isinstance(event, events.Notice):
+            return
+        with self._guard:
+            text = self._text(event)
+            if text is not None:
+                self.stream.write(text + "\n")
+                self.stream.flush()
+
+    def _text(self, event: Event) -> str | None:
+        match event:
+            case events.Planned(nodes=nodes, cached=cached):
+                todo = len(nodes) - len(cached)
+                return f"{plural(todo, 'node')} to build, {len(cached)} built already" if todo else None
+            case events.Waiting(node=node, holder=holder):
+                return f"{node}: waiting for {holder}, which builds the same node"
+            case events.Preparing():
+                return self._preparing(event)
+            case events.ApplianceStarted(node=node, seconds=seconds, accelerator=accelerator, connection=connection):
+                return f"{node}: appliance ready ({accelerator}, {connection}) {self._time(seconds)}"
+            case events.NodeStarted(node=node, steps=steps, first=first):
+                self._steps[node] = steps
+                resumed = f", resumed at step {first}" if first > 1 else ""
+                return f"{node}: building, {plural(steps, 'step')}{resumed}"
+            case events.StepStarted(node=node, index=index, title=title, expected=expected):
+                usual = self._dim(f" (last time {duration(expected)})") if expected and expected >= 10 else ""
+                return f"{node}: {self._count(node, index)} {title}{usual}"
+            case events.StepFinished(node=node, index=index, seconds=seconds):
+                return f"{node}: {self._count(node, index)} done {self._time(seconds)}"
+            case events.Output(node=node, line=line):
+                return self._dim(f"{node}: | {line}") if self.verbose else None
+            case events.NodeSealed(node=node, seconds=seconds, size=count):
+                return (
+                    style(f"{node}: built, {size(count)}", stream=self.stream, fg="green") + " " + self._time(seconds)
+                )
+            case events.NodeFailed(node=node):
+                return style(f"{node}: failed", stream=self.stream, fg="red")
+            case events.Bundling(node=node, format=format_, phase=phase):
+                if self._phases.get((node, format_)) == phase:
+                    return None
+                self._phases[node, format_] = phase
+                return f"{node}: {format_}: {phase}"
+            case events.Bundled(node=node, format=format_, seconds=seconds):
+                text = style(f"{node}: {format_}: bundled", stream=self.stream, fg="green")
+                return f"{text} {self._time(seconds)}"
+            case events.Notice(message=message, node=named):
+                return f"{named}: {message}" if named else f"note: {message}"
+        return None
+
+    def _preparing(self, event: events.Preparing) -> str | None:
+        """Begin, every tenth, end."""
+        tenth = -1 if event.fraction is None else int(event.fraction * 10)
+        if event.done:
+            self._tenths.pop(event.what, None)
+            return f"{event.what}: ready"
+        if self._tenths.get(event.what, -2) >= tenth:
+            return None
+        self._tenths[event.what] = tenth
+        return f"{event.what}: {event.fraction:.0%}" if event.fraction else f"{event.what} …"
+
+    def _count(self, node: str, index: int) -> str:
+        return f"[{index}/{self._steps[node]}]" if index and node in self._steps else "[base]"
+
+    def _time(self, seconds: float) -> str:
+        return self._dim(duration(seconds))
+
+    def _dim(self, text: str) -> str:
+        return style(text, stream=self.stream, dim=True)

@@ -1,0 +1,290 @@
+"""``sfvm validate``, ``schema``, ``spec`` and ``format``: the language, and what is written in it."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from sfvm.cli.options import Command, Group, Options, complete_node, pass_options, resolve
+from sfvm.cli.output import columns, style, write_json
+from sfvm.errors import SfvmError, UsageError, suggestion
+
+KINDS = ("filesystem", "fragment", "format")
+GROUPS = {"steps": "Steps", "bases": "Bases", "bundle": "Bundle verbs"}
+
+
+@click.command(cls=Command)
+@click.argument(
+    "files", nargs=-1, required=True, metavar="FILE...", type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@pass_options
+def validate(options: Options, files: tuple[Path, ...]) -> int:
+    """Check spec FILEs.
+
+    What is wrong is told with file, line and column. Nothing is started.
+
+    \b
+    Examples:
+      sfvm validate specs/*.xml
+      sfvm validate formats/vmware.xml
+    """
+    from sfvm.cli.entry import say
+
+    failed = 0
+    for file in files:
+        try:
+            kind = _validate(file, options)
+        except SfvmError as error:
+            say(error)
+            failed += 1
+        else:
+            if not options.quiet:
+                click.echo(f"{file}: a valid {kind} spec")
+    return 1 if failed else 0
+
+
+def _validate(file: Path, options: Options) -> str:
+    """Check one file as far as it can be without arguments; return its kind.
+
+    :raises SfvmError: the first thing wrong with it
+    """
+    from sfvm import document
+    from sfvm.errors import SpecError
+    from sfvm.spec import parser, schema
+
+    root = document.parse(file)
+    if root.tag not in KINDS:
+        raise SpecError(
+            f"{root.tag!r} is no kind of spec", place=root.place, hint=suggestion(root.tag, KINDS) or ", ".join(KINDS)
+        )
+    if root.tag == "filesystem":
+        _validate_filesystem(file, options)
+    elif root.tag == "fragment":
+        _validate_fragment(root)
+        parser.params(root)
+    else:
+        schema.validate(root, root.tag)
+        parser.params(root)
+    return root.tag
+
+
+def _validate_fragment(root: Any) -> None:
+    """A fragment is what filesystem specs include, or what formats do: its ``steps`` tell which."""
+    from sfvm.spec import schema
+
+    children = {child.tag for child in root.children}
+    formats = "format-fragment" in schema.KINDS and "steps" not in children and children - {"summary", "param"}
+    schema.validate(root, "format-fragment" if formats else "fragment")
+
+
+def _validate_filesystem(file: Path, options: Options) -> None:
+    """The spec itself, then the node it makes where every param has a default: includes, parents, files."""
+    from sfvm import tree
+    from sfvm.spec import parser
+    from sfvm.spec.library import Library
+
+    spec = parser.load(file)
+    library = Library([file.parent, *options.settings().specs])
+    if file.stem == spec.name and all(param.default is not None for param in spec.params):
+        tree.resolve(library, [spec.name], {})
+
+
+@click.command(cls=Command)
+@click.argument("kind", type=click.Choice(KINDS), default="filesystem")
+def schema(kind: str) -> None:
+    """Print the RELAX NG schema of specs, for editors.
+
+    KIND is filesystem (when left out), fragment or format.
+
+    \b
+    Example:
+      sfvm schema > filesystem.rng && xmllint --noout --relaxng filesystem.rng specs/web.xml
+    """
+    from sfvm.spec.schema import assemble
+
+    sys.stdout.flush()
+    sys.stdout.buffer.write(assemble(kind).strip() + b"\n")
+
+
+@click.group(cls=Group)
+def spec() -> None:
+    """List and show specs; explain their verbs."""
+
+
+@spec.command("list")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@pass_options
+def list_(options: Options, as_json: bool) -> None:
+    """List the filesystem specs that can be named.
+
+    \b
+    Example:
+      sfvm spec list --specs ~/images
+    """
+    library = options.library()
+    specs, problems = [], []
+    for name in library.names():
+        try:
+            specs.append(library.get(name))
+        except SfvmError as error:
+            problems.append((name, error))
+    if as_json:
+        write_json(
+            [
+                {
+                    "name": found.name,
+                    "parent": found.parent,
+                    "summary": found.summary,
+                    "path": str(found.path),
+                    "params": [
+                        {"name": p.name, "default": p.default, "pattern": p.pattern, "choices": p.choices}
+                        for p in found.params
+                    ],
+                }
+                for found in specs
+            ]
+        )
+        return
+    rows = [(style(s.name, bold=True), s.parent or "(root)", s.summary or str(s.path)) for s in specs]
+    rows += [(style(name, fg="red"), "(invalid)", str(error.what)) for name, error in problems]
+    for line in columns(sorted(rows, key=lambda row: click.unstyle(row[0]))):
+        click.echo(line)
+
+
+@spec.command("show")
+@click.argument("node", shell_complete=complete_node)
+@click.option("--param", "arguments", multiple=True, metavar="[NODE:]NAME=VALUE", help="As given to build.")
+@click.option("--params", is_flag=True, help="Its params instead.")
+@pass_options
+def show(options: Options, node: str, arguments: Sequence[str], params: bool) -> None:
+    """Print NODE's spec as it is built: variables replaced, includes, conditions and loops gone.
+
+    \b
+    Examples:
+      sfvm spec show web
+      sfvm spec show web --param site=example
+      sfvm spec show debian --params
+    """
+    from sfvm.cli.building import parse_arguments
+    from sfvm.cli.options import require
+    from sfvm.spec.render import to_xml
+
+    if params:
+        library = options.library()
+        require(library, [node])
+        for line in columns([_param(param) for param in library.get(node).params]):
+            click.echo(line)
+        return
+    definition = resolve(options, [node], parse_arguments(arguments))[-1].definition
+    click.echo(to_xml(definition), nl=False)
+
+
+def _param(param: Any) -> tuple[str, str, str]:
+    default = "(a value must be given)" if param.default is None else f"default {param.default!r}"
+    limits = "one of " + ", ".join(param.choices) if param.choices else f"matches {param.pattern}"
+    return (param.name, default, limits if param.choices or param.pattern else "")
+
+
+def _complete_verb(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from sfvm.verbs import registry
+
+    names = {name for group in GROUPS for name in registry(group)}
+    return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
+
+
+@spec.command("help")
+@click.argument("verb", required=False, shell_complete=_complete_verb)
+def help_(verb: str | None) -> None:
+    """List the verbs of specs, or explain one VERB with its attributes.
+
+    \b
+    Examples:
+      sfvm spec help
+      sfvm spec help packages
+    """
+    from sfvm.verbs import registry
+
+    groups = {group: registry(group) for group in GROUPS}
+    if verb is None:
+        for group, title in GROUPS.items():
+            if groups[group]:
+                click.echo(style(title, bold=True))
+                rows = [(name, _summary(kind)) for name, kind in sorted(groups[group].items())]
+                for line in columns(rows):
+                    click.echo("  " + line)
+        return
+    kinds = [(group, kind) for group, verbs in groups.items() if (kind := verbs.get(verb))]
+    if not kinds:
+        known = {name for verbs in groups.values() for name in verbs}
+        raise UsageError(f"there is no verb {verb!r}", hint=suggestion(verb, known) or "sfvm spec help")
+    for group, kind in kinds:
+        _explain(group, verb, kind)
+
+
+def _summary(kind: type[Any]) -> str:
+    return (inspect.getdoc(kind) or "").partition("\n")[0]
+
+
+def _explain(group: str, verb: str, kind: type[Any]) -> None:
+    """The reference of one verb: its docstring, its attributes and children as its schema has them."""
+    from lxml import etree
+
+    from sfvm.spec import shape
+    from sfvm.spec.schema import assemble
+
+    document = "format" if group == "bundle" else "filesystem"
+    top = shape.outline(etree.fromstring(assemble(document))).children[document]
+    inside = {"steps": "steps", "bases": "base"}.get(group)
+    element = (top.children[inside] if inside else top).children[verb]
+    click.echo(style(f"<{verb}>", bold=True) + f"  {GROUPS[group].lower()}")
+    click.echo(inspect.cleandoc(kind.__doc__ or ""))
+    pending = [("", element)]
+    while pending:
+        path, found = pending.pop(0)
+        rows = [
+            (
+                f"{path}{name}",
+                "required" if attribute.required else "",
+                attribute.meaning,
+            )
+            for name, attribute in sorted(found.content.attributes.items(), key=lambda a: (not a[1].required, a[0]))
+        ]
+        if rows:
+            click.echo("\n" + style(f"attributes of {path.strip() or verb}" if path else "attributes", dim=True))
+            for line in columns([(row[0].removeprefix(path), *row[1:]) for row in rows]):
+                click.echo("  " + line)
+        pending += [(f"{path}{name} ", child) for name, child in found.children.items() if name not in top.children]
+        if path.count(" ") > 3:
+            break
+
+
+@click.group("format", cls=Group)
+def format_() -> None:
+    """List the formats for bundles."""
+
+
+@format_.command("list")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@pass_options
+def format_list(options: Options, as_json: bool) -> None:
+    """List the formats that can be named.
+
+    \b
+    Example:
+      sfvm format list
+    """
+    from sfvm.bundle.format import Formats
+
+    formats = Formats()
+    found = [formats.get(name) for name in formats.names()]
+    if as_json:
+        write_json([{"name": f.name, "summary": f.summary, "produces": f.produces} for f in found])
+        return
+    for line in columns([(style(f.name, bold=True), f.summary) for f in found]):
+        click.echo(line)

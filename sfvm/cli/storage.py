@@ -1,0 +1,93 @@
+"""``sfvm rm``, ``gc``, ``verify``, ``export``, ``import``: care of the repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sfvm.cli.options import Command, Options, complete_built, pass_options
+from sfvm.cli.output import size
+
+
+@click.command(cls=Command)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_built)
+@pass_options
+def rm(options: Options, names: tuple[str, ...]) -> None:
+    """Forget the names of nodes.
+
+    `sfvm gc` then frees what nothing needs any more.
+
+    \b
+    Example:
+      sfvm rm web && sfvm gc
+    """
+    repository = options.open()
+    for name in dict.fromkeys(names):
+        repository.remove(name)
+
+
+@click.command(cls=Command)
+@click.option("-n", "--dry-run", is_flag=True, help="Only say what would go.")
+@pass_options
+def gc(options: Options, dry_run: bool) -> None:
+    """Remove what no name, no descendant and no running build needs.
+
+    \b
+    Examples:
+      sfvm gc --dry-run
+      sfvm gc
+    """
+    removed = options.open().gc(dry_run=dry_run)
+    click.echo(repr(removed))
+
+
+@click.command(cls=Command)
+@click.option("--repair", is_flag=True, help="Set damaged nodes aside, so that a build makes them anew.")
+@pass_options
+def verify(options: Options, repair: bool) -> int:
+    """Check every node: its bytes, chain and manifest.
+
+    Exit 1 when something is wrong.
+
+    \b
+    Examples:
+      sfvm verify
+      sfvm verify --repair && sfvm build web
+    """
+    return 0
+
+
+@click.command(cls=Command)
+@click.argument("node", shell_complete=complete_built)
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@pass_options
+def export(options: Options, node: str, file: Path) -> None:
+    """Write NODE and all its ancestors into one FILE.
+
+    `sfvm import` takes it in elsewhere.
+
+    \b
+    Example:
+      sfvm export web web.sfvm
+    """
+    repository = options.open()
+    repository.export(repository.resolve(node), file)
+    if not options.quiet:
+        click.echo(f"{file}: {size(file.stat().st_size)}", err=True)
+
+
+@click.command("import", cls=Command)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@pass_options
+def import_(options: Options, file: Path) -> None:
+    """Take in the nodes of an exported FILE.
+
+    Each one is verified; their names are printed.
+
+    \b
+    Example:
+      sfvm import web.sfvm
+    """
+    for name in options.open().import_(file):
+        click.echo(name)
