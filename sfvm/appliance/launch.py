@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -94,6 +95,13 @@ def start(
     return appliance
 
 
+def _reason(message: str) -> str:
+    """libguestfs's message without its advice about its own tools."""
+    lines = message.strip().splitlines() or [""]
+    original = [line for line in lines if line.startswith("Original error")]
+    return (original or lines)[0]
+
+
 class Appliance:
     """A running helper VM; a context manager that leaves nothing behind. Not thread-safe, but for :meth:`kill`."""
 
@@ -176,7 +184,9 @@ class Appliance:
     @staticmethod
     def _port(handle: guestfs.GuestFS, name: str, chardev: str) -> None:
         handle.config("-chardev", chardev)
-        handle.config("-device", f"virtserialport,chardev=sfvm{name},name=org.sfvm.{name}")
+        # As JSON: QEMU makes such devices after all others, so the serial bus is there under libvirt too.
+        device = {"driver": "virtserialport", "chardev": f"sfvm{name}", "name": f"org.sfvm.{name}"}
+        handle.config("-device", json.dumps(device))
 
     def _stuck(self) -> None:
         self.console.append(f"sfvm: not ready after {self.profile.boot_seconds} s, killed")
@@ -201,7 +211,7 @@ class Appliance:
         return ApplianceError(
             what,
             node=self.node or None,
-            why=why.strip().partition("\n")[0],  # libguestfs goes on with advice about its own tools
+            why=_reason(why),
             detail=list(self.console)[-15:],
             hint="sfvm doctor checks the machine",
         )

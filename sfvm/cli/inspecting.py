@@ -41,7 +41,7 @@ def tree(options: Options, nodes: tuple[str, ...], as_json: bool) -> None:
         click.echo("no specs; see `sfvm build --help`", err=True)
     looks = {"built": "green", "stale": "yellow", "missing": None, "invalid": "red", "unspecified": "magenta"}
     rows = []
-    for name, margin in branches([(entry.name, entry.parent) for entry in entries.values()]):
+    for name, margin, _ in branches([(entry.name, entry.parent) for entry in entries.values()]):
         entry = entries[name]
         rows.append(
             (

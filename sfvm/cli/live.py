@@ -98,8 +98,8 @@ def _nodes(state: BuildState, now: float, room: int) -> list[Text]:
     """The tree, or as much of it as there is room for: what runs first, then what is nearest to it."""
     nodes = list(state.nodes.values())
     margins = branches([(node.name, node.parent) for node in nodes])
-    order = [state.nodes[name] for name, _ in margins]
-    blocks = [_node(node, margin, now) for node, (_, margin) in zip(order, margins, strict=True)]
+    order = [state.nodes[name] for name, *_ in margins]
+    blocks = [_node(state.nodes[name], margin, below, now) for name, margin, below in margins]
     if sum(map(len, blocks)) <= room:
         return [line for block in blocks for line in block]
     return _window(order, blocks, room)
@@ -131,7 +131,7 @@ def _more(count: int) -> list[Text]:
     return [Text(f"⋮ {plural(count, 'more node')}", style="dim")] if count else []
 
 
-def _node(node: NodeState, margin: str, now: float) -> list[Text]:
+def _node(node: NodeState, margin: str, below: str, now: float) -> list[Text]:
     text = Text(margin, style="dim", end="")
     if node.phase == RUNNING:
         text.append(SPINNER[int(now * 8) % len(SPINNER)] + " ", style="cyan")
@@ -147,7 +147,7 @@ def _node(node: NodeState, margin: str, now: float) -> list[Text]:
         text.append(_outcome(node), style="dim")
     lines = [text]
     if node.line and node.phase in (RUNNING, BLOCKED, FAILED):
-        lines.append(Text(" " * len(margin) + "    " + node.line, style="dim", end=""))
+        lines.append(Text(below + "    " + node.line, style="dim", end=""))
     return lines
 
 

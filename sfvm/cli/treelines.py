@@ -8,8 +8,9 @@ from collections.abc import Iterable
 DEEP = 24
 
 
-def branches(nodes: Iterable[tuple[str, str | None]]) -> list[tuple[str, str]]:
-    """The nodes (name and parent) in the order to draw them, each with the margin to put before its name.
+def branches(nodes: Iterable[tuple[str, str | None]]) -> list[tuple[str, str, str]]:
+    """The nodes (name and parent) in the order to draw them, each with what to put before its name, and before further
+    lines about it.
 
     A parent that is not among them counts as none.
     """
@@ -17,12 +18,12 @@ def branches(nodes: Iterable[tuple[str, str | None]]) -> list[tuple[str, str]]:
     children: dict[str | None, list[str]] = {}
     for name, parent in parents.items():
         children.setdefault(parent if parent in parents else None, []).append(name)
-    drawn: list[tuple[str, str]] = []
+    drawn: list[tuple[str, str, str]] = []
     # What is still to draw, next one last: the name, what its line begins with, what the lines below it begin with.
     pending = [(name, "", "", "") for name in reversed(children.get(None, []))]
     while pending:
         name, outer, mark, below = pending.pop()
-        drawn.append((name, outer + mark))
+        drawn.append((name, outer + mark, below))
         offspring = children.get(name, [])
         if len(offspring) == 1 and len(below) >= DEEP:
             pending.append((offspring[0], outer, "↳  ", below))
