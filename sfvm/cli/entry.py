@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import sys
 import tempfile
@@ -15,6 +16,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import IO
 
 import click
 
@@ -44,16 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (without the program's name; None: the process's own) and return its exit status."""
     from sfvm.cli.commands import cli
 
+    words = list(sys.argv[1:] if arguments is None else arguments)
     with _signals():
         try:
-            result = cli.main(
-                list(sys.argv[1:] if arguments is None else arguments), prog_name="sfvm", standalone_mode=False
-            )
+            if instruction := os.environ.get("_SFVM_COMPLETE"):
+                from click.shell_completion import shell_complete
+
+                return shell_complete(cli, {}, "sfvm", "_SFVM_COMPLETE", instruction)
+            # Not cli.main(): it would take a broken pipe anywhere for one of ours.
+            with cli.make_context("sfvm", words) as context:
+                result = cli.invoke(context)
             sys.stdout.flush()
-        except BrokenPipeError:
-            return _broken_pipe()
-        except SystemExit as end:  # shell completion ends like this
-            return end.code if isinstance(end.code, int) else int(end.code is not None)
+        except BrokenPipeError as error:
+            return _broken_pipe() if _unread(sys.stdout) or _unread(sys.stderr) else report(error)
         except BaseException as error:
             return report(error)
     return result if isinstance(result, int) else 0
@@ -141,10 +146,19 @@ def _bug(error: BaseException) -> SfvmError:
     return SfvmError("this is a bug in sfvm", why=last, hint=hint)
 
 
+def _unread(stream: IO[str]) -> bool:
+    """Whether *stream* is a pipe that nobody reads any more (POLLERR, poll(2))."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
 def _broken_pipe() -> int:
     """The reader of our output went away: say nothing, and let the interpreter's last flush go nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    for stream in (sys.stdout, sys.stderr):
+        if _unread(stream):
+            os.dup2(nowhere, stream.fileno())
     return 128 + signal.SIGPIPE
 
 

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from sfvm import events
 from sfvm.cli.output import colored, duration, plural, size
-from sfvm.cli.state import BLOCKED, CACHED, FAILED, RUNNING, SEALED, WAITING, BuildState, NodeState, _printable
+from sfvm.cli.state import BLOCKED, CACHED, FAILED, RUNNING, SEALED, WAITING, BuildState, NodeState, printable
 from sfvm.cli.treelines import branches
 from sfvm.events import Event
 
@@ -44,7 +44,7 @@ class Live:
         self._live = self._make()
 
     def _make(self) -> RichLive:
-        return RichLive(self, console=self.console, refresh_per_second=8, redirect_stdout=False, redirect_stderr=False)
+        return RichLive(self, console=self.console, refresh_per_second=5, redirect_stdout=False, redirect_stderr=False)
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -73,7 +73,7 @@ class Live:
                 prefix = f"{event.node}: " if event.node else ""
                 self.console.print(Text(prefix + event.message, style="yellow"))
             case events.Output() if self.verbose:
-                self.console.print(Text(f"{event.node}: {_printable(event.line)}", style="dim"), overflow="fold")
+                self.console.print(Text(f"{event.node}: {printable(event.line)}", style="dim"), overflow="fold")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         with self._guard:
@@ -95,36 +95,42 @@ def frame(state: BuildState, now: float, height: int) -> list[Text]:
 
 
 def _nodes(state: BuildState, now: float, room: int) -> list[Text]:
-    """The tree, or as much of it as there is room for: what runs first, then what is nearest to it."""
-    nodes = list(state.nodes.values())
-    margins = branches([(node.name, node.parent) for node in nodes])
-    order = [state.nodes[name] for name, *_ in margins]
-    blocks = [_node(state.nodes[name], margin, below, now) for name, margin, below in margins]
-    if sum(map(len, blocks)) <= room:
-        return [line for block in blocks for line in block]
-    return _window(order, blocks, room)
-
-
-def _window(order: Sequence[NodeState], blocks: Sequence[list[Text]], room: int) -> list[Text]:
-    active = [i for i, node in enumerate(order) if node.phase in (RUNNING, FAILED, BLOCKED)]
-    near = active or [max((i for i, node in enumerate(order) if node.phase == SEALED), default=0)]
-    wanted = sorted(range(len(order)), key=lambda i: (i not in active, min(abs(i - j) for j in near)))
-    chosen: set[int] = set()
-    left = room - 2  # a line for what is left out on each side; gaps between are rare
-    for i in wanted:
-        if len(blocks[i]) > left:
-            break
-        chosen.add(i)
-        left -= len(blocks[i])
+    """The tree, or as much of it as there is room for. Only what is seen is drawn: a frame of a thousand nodes costs
+    no more than one of twenty."""
+    drawn = branches([(node.name, node.parent) for node in state.nodes.values()])
+    order = [state.nodes[name] for name, *_ in drawn]
     lines: list[Text] = []
     skipped = 0
-    for i, block in enumerate(blocks):
-        if i not in chosen:
+    for position in _seen(order, room):
+        if position is None:
             skipped += 1
             continue
-        lines += _more(skipped) + block
+        lines += _more(skipped) + _node(order[position], *drawn[position][1:], now)
         skipped = 0
     return (lines + _more(skipped))[:room]
+
+
+def _seen(order: Sequence[NodeState], room: int) -> list[int | None]:
+    """For each node its position, or None when there is no room for it: what runs comes first, then what is near."""
+    heights = [1 + _has_line(node) for node in order]
+    if sum(heights) <= room:
+        return list(range(len(order)))
+    active = [i for i, node in enumerate(order) if node.phase in (RUNNING, FAILED, BLOCKED)]
+    near = active[:20] or [max((i for i, node in enumerate(order) if node.phase == SEALED), default=0)]
+    chosen: set[int] = set(active)
+    left = room - sum(heights[i] for i in chosen) - len(near) - 1  # lines that say how many are left out
+    for i in sorted(range(len(order)), key=lambda i: min(abs(i - j) for j in near)):
+        if i in chosen:
+            continue
+        left -= heights[i]
+        if left < 0:
+            break
+        chosen.add(i)
+    return [i if i in chosen else None for i in range(len(order))]
+
+
+def _has_line(node: NodeState) -> bool:
+    return bool(node.line) and node.phase in (RUNNING, BLOCKED, FAILED)
 
 
 def _more(count: int) -> list[Text]:
@@ -146,8 +152,8 @@ def _node(node: NodeState, margin: str, below: str, now: float) -> list[Text]:
         text.append(node.name, style="dim" if node.phase in (CACHED, WAITING) else "")
         text.append(_outcome(node), style="dim")
     lines = [text]
-    if node.line and node.phase in (RUNNING, BLOCKED, FAILED):
-        lines.append(Text(below + "    " + node.line, style="dim", end=""))
+    if _has_line(node):
+        lines.append(Text(below + "    " + printable(node.line).strip(), style="dim", end=""))
     return lines
 
 

@@ -130,7 +130,7 @@ class Plain:
                 return self._dim(f"{node}: | {line}") if self.verbose else None
             case events.NodeSealed(node=node, seconds=seconds, size=count):
                 return (
-                    style(f"{node}: built, {size(count)}", stream=self.stream, fg="green") + " " + self._time(seconds)
+                    style(f"{node}: built, {size(count)}", stream=self.stream, fg="green") + ", " + self._time(seconds)
                 )
             case events.NodeFailed(node=node):
                 return style(f"{node}: failed", stream=self.stream, fg="red")
@@ -148,11 +148,11 @@ class Plain:
 
     def _preparing(self, event: events.Preparing) -> str | None:
         """Begin, every tenth, end."""
-        tenth = -1 if event.fraction is None else int(event.fraction * 10)
+        tenth = int((event.fraction or 0) * 10)
         if event.done:
             self._tenths.pop(event.what, None)
             return f"{event.what}: ready"
-        if self._tenths.get(event.what, -2) >= tenth:
+        if self._tenths.get(event.what, -1) >= tenth:
             return None
         self._tenths[event.what] = tenth
         return f"{event.what}: {event.fraction:.0%}" if event.fraction else f"{event.what} …"

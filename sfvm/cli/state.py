@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from sfvm import events
@@ -12,7 +13,8 @@ WAITING, CACHED, BLOCKED, RUNNING, SEALED, FAILED = "waiting", "cached", "blocke
 
 @dataclass
 class NodeState:
-    """A node; *began* is when it, *step_began* when its running step began (seconds since the epoch)."""
+    """A node; *began* is when it, *step_began* when its running step began (seconds since the epoch); *line* is the
+    last one that it wrote, as it came."""
 
     name: str
     parent: str | None = None
@@ -81,8 +83,8 @@ class BuildState:
                 if event.index == node.steps:
                     node.title, node.line, node.step_expected, node.step_began = "sealing", "", None, event.time
             case events.Output():
-                if line := _printable(event.line):
-                    self._node(event.node).line = line
+                if event.line.strip():
+                    self._node(event.node).line = event.line
             case events.NodeSealed():
                 node = self._node(event.node)
                 node.phase, node.seconds, node.size, node.line = SEALED, event.seconds, event.size, ""
@@ -113,11 +115,10 @@ class BuildState:
         return self.nodes.setdefault(name, NodeState(name))
 
 
-def _printable(line: str) -> str:
-    """What is left on a terminal of *line*: after the last carriage return, without escapes and tabs."""
-    import re
+_ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[()][A-Z0-9]|\][^\x07\x1b]*(\x07|\x1b\\))")
 
-    text = (
-        re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b\][^\x07]*\x07", "", line).rstrip("\r").rpartition("\r")[2]
-    )
-    return "".join(c if c.isprintable() else " " for c in text).strip()
+
+def printable(line: str) -> str:
+    """What may go to a terminal of *line*: what follows the last carriage return, without escapes and controls."""
+    text = _ESCAPES.sub("", line).rstrip("\r").rpartition("\r")[2]
+    return "".join(c if c.isprintable() else " " for c in text).rstrip()

@@ -1,0 +1,169 @@
+"""Exit statuses and messages, as users and scripts meet them."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from sfvm.cli.entry import report
+from sfvm.errors import SfvmError
+
+SLEEPER = """
+import sys, time
+from sfvm.cli import commands, main
+
+@commands.cli.command()
+def sleeper():
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    finally:
+        time.sleep(0.5)
+        print("cleaned", flush=True)
+
+sys.exit(main(["sleeper"]))
+"""
+
+
+def test_version_goes_to_stdout(world):
+    result = world.run("--version")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("sfvm ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["buidl", "web"], "did you mean 'build'?"),
+        (["spec", "lsit"], "did you mean 'list'?"),
+        (["build", "web", "--jbos", "3"], "did you mean '--jobs'?"),
+        (["build", "wbe"], "did you mean 'web'?"),
+        (["plan", "rot"], "did you mean 'root'?"),
+        (["plan", "web", "--param", "sit=x"], "did you mean 'site'?"),
+        (["spec", "help", "fiel"], "did you mean 'file'?"),
+    ],
+)
+def test_misspelt_words_are_usage_errors_with_a_suggestion(world, arguments, hint):
+    result = world.run(*arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert hint in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["build"],
+        ["bundle", "web"],
+        ["build", "web", "--jobs", "many"],
+        ["build", "web", "--on-error", "cry"],
+        ["build", "web", "--param", "site"],
+        ["build", "web", "--set", "memory=3"],
+        ["completion", "powershell"],
+        ["validate", "nothing-there.xml"],
+        ["tree", "--specs", "nowhere"],
+    ],
+)
+def test_wrong_use_exits_2_without_a_traceback(world, arguments):
+    result = world.run(*arguments)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_bad_spec_exits_1_and_names_the_place(world):
+    world.write("bad", '<filesystem xmlns="urn:sfvm:1" name="bad" parent="root"><steps><fiel/></steps></filesystem>')
+    result = world.run("plan", "bad")
+    assert result.returncode == 1
+    assert "bad.xml:1:68" in result.stderr
+    assert "did you mean 'file'?" in result.stderr
+
+
+def test_an_unforeseen_error_is_a_bug_with_a_crash_file(world, capsys):
+    try:
+        raise ZeroDivisionError("a test")
+    except ZeroDivisionError as error:
+        status = report(error)
+    message = capsys.readouterr().err
+    assert status == 1
+    assert "this is a bug in sfvm" in message
+    assert "Traceback" not in message
+    (crash,) = (world.home / "state").rglob("crash-*.txt")
+    assert str(crash) in message
+    assert "ZeroDivisionError: a test" in crash.read_text()
+
+
+def test_the_systems_refusals_are_no_bugs(world, capsys):
+    status = report(PermissionError(13, "Permission denied", "/some/where"))
+    assert status == 1
+    message = capsys.readouterr().err
+    assert "/some/where cannot be used" in message
+    assert "Permission denied" in message
+    assert "bug" not in message
+
+
+def test_the_error_says_its_exit_status(capsys):
+    class Odd(SfvmError):
+        exit_status = 7
+
+    assert report(Odd("odd")) == 7
+    assert capsys.readouterr().err == "error: odd\n"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_signals_end_through_cleanup_even_when_repeated(world, number, status):
+    with world.python(SLEEPER) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        with pytest.raises(TimeoutError):
+            _wait(process, 0.2)
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=20)
+    assert process.returncode == status
+    assert "cleaned" in output
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+
+
+def _wait(process, seconds):
+    import subprocess
+
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError from None
+
+
+def test_a_reader_that_goes_away_is_no_error_message(world):
+    script = """
+import sys
+from sfvm.cli import commands, main
+
+@commands.cli.command()
+def talker():
+    for number in range(100_000):
+        print(number)
+
+sys.exit(main(["talker"]))
+"""
+    with world.python(script) as process:
+        assert process.stdout.readline() == "0\n"
+        process.stdout.close()
+        errors = process.stderr.read()
+        assert process.wait(20) == 128 + signal.SIGPIPE
+    assert errors == ""
+
+
+def test_colors_need_a_terminal(world):
+    assert "\x1b" not in world.run("buidl").stderr
+
+
+def test_a_crash_file_is_written_even_without_a_home(world, monkeypatch, capsys):
+    (world.home / "state").write_text("in the way")
+    assert report(ZeroDivisionError("a test")) == 1
+    named = Path(capsys.readouterr().err.rpartition("the file ")[2].strip())
+    assert "ZeroDivisionError" in named.read_text()
+    named.unlink()

@@ -1,0 +1,236 @@
+"""``tree``, ``plan``, ``why``, ``show``, ``log`` and ``spec`` on tiny specs, without any VM."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from sfvm import qcow2, tree
+from sfvm.repository import Manifest, Repository, StepRecord
+from sfvm.spec.library import Library
+
+
+@pytest.fixture
+def repository(world):
+    return Repository(world.home / "repository")
+
+
+def put(world, repository, name):
+    """Put the node *name*, as its spec is now, into the repository, with its ancestors: as a build would."""
+    for node in tree.resolve(Library([world.specs]), [name], {}):
+        if repository.built(node.key):
+            continue
+        with repository.lock(node.key, lambda holder: None):
+            work = repository.work(node.key, node.name)
+            sealed = work.directory / "sealed.qcow2"
+            sealed.parent.mkdir(parents=True, exist_ok=True)
+            if node.parent:
+                qcow2.create(sealed, backing=repository.overlay(node.parent.key))
+            else:
+                qcow2.create(sealed, size=64 << 20)
+            manifest = Manifest(
+                key=node.key,
+                name=node.name,
+                parent=node.parent.key if node.parent else None,
+                parent_name=node.parent.name if node.parent else None,
+                inputs=node.inputs,
+                spec="<filesystem/>",
+                steps=tuple(StepRecord(step.title, step.key, 1.5) for step in node.steps),
+                digest=qcow2.digest(sealed),
+                size=sealed.stat().st_size,
+                disk=64 << 20,
+                filesystem="ext4",
+                facts={"architecture": "x86_64"},
+                packages=(("nginx", "1.2", "amd64"),),
+                created=time.time(),
+                seconds=12.5,
+                provenance={"sfvm": "0"},
+                depth=node.depth,
+            )
+            repository.publish(node.key, sealed, manifest)
+            repository.point(node.name, node.key)
+            work.discard()
+            log = repository.log_path(node.key)
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text(f"built {node.name}\n")
+
+
+def states(world):
+    return {entry["name"]: entry["state"] for entry in json.loads(world.run("tree", "--json").stdout)}
+
+
+def test_a_fresh_tree_is_missing(world):
+    assert {name: states(world)[name] for name in ("root", "web", "leaf")} == dict.fromkeys(
+        ("root", "web", "leaf"), "missing"
+    )
+
+
+def test_tree_draws_branches(world):
+    lines = world.run("tree", "leaf").stdout.splitlines()
+    assert [line.split()[0:2] for line in lines] == [["root", "missing"], ["└─", "web"], ["└─", "leaf"]]
+    assert "A root" in lines[0]
+
+
+def test_built_stale_and_without_spec(world, repository):
+    put(world, repository, "leaf")
+    assert [states(world)[name] for name in ("root", "web", "leaf")] == ["built"] * 3
+    world.write("web", (world.specs / "web.xml").read_text().replace("Welcome", "Hello"))
+    assert [states(world)[name] for name in ("root", "web", "leaf")] == ["built", "stale", "stale"]
+    (world.specs / "leaf.xml").unlink()
+    assert states(world)["leaf"] == "unspecified"
+
+
+def test_an_invalid_spec_does_not_hide_the_others(world):
+    world.write(
+        "broken", '<filesystem xmlns="urn:sfvm:1" name="broken" parent="root"><steps><fiel/></steps></filesystem>'
+    )
+    found = states(world)
+    assert found["broken"] == "invalid"
+    assert found["web"] == "missing"
+    assert "broken" in world.run("tree").stdout
+
+
+def test_plan_says_what_and_why(world, repository):
+    put(world, repository, "root")
+    plan = json.loads(world.run("plan", "leaf", "--json").stdout)
+    assert [(e["name"], e["action"]) for e in plan["entries"]] == [("root", "hit"), ("web", "build"), ("leaf", "build")]
+    assert plan["boots"] == 1
+    assert plan["chains"] == [["web", "leaf"]]
+    text = world.run("plan", "leaf").stdout
+    assert "never built" in text
+    assert "2 nodes to build, 1 appliance boot" in text
+
+
+def test_plan_of_what_is_built(world, repository):
+    put(world, repository, "leaf")
+    assert "nothing to build, no appliance boot" in world.run("plan", "leaf").stdout
+    changed = world.run("plan", "leaf", "--param", "site=other")
+    assert "2 nodes to build" in changed.stdout
+
+
+def test_why_names_the_input(world, repository):
+    assert "never built" in world.run("why", "web").stdout
+    put(world, repository, "leaf")
+    assert "nothing changed, it is built" in world.run("why", "leaf").stdout
+    world.write("web", (world.specs / "web.xml").read_text().replace("/etc/motd", "/etc/issue"))
+    result = world.run("why", "leaf")
+    assert result.returncode == 0
+    assert "'/etc/motd' → '/etc/issue'" in result.stdout
+    assert "web.xml:5" in result.stdout
+    record = json.loads(world.run("why", "leaf", "--json").stdout)
+    assert record["built"] is False
+    assert all(difference["inherited"] for difference in record["differences"])
+
+
+def test_show_and_log(world, repository):
+    put(world, repository, "web")
+    text = world.run("show", "web").stdout
+    assert text.startswith("web\n")
+    assert "file /etc/motd" in text
+    record = json.loads(world.run("show", "web", "--json").stdout)
+    assert record["name"] == "web"
+    assert record["parent_name"] == "root"
+    assert world.run("show", record["key"][:8], "--packages").stdout == "nginx  1.2  amd64\n"
+    assert world.run("log", "web").stdout == "built web\n"
+    (world.specs / "web.xml").unlink()
+    assert world.run("log", "web").stdout == "built web\n"
+
+
+def test_show_and_log_of_what_is_not_there(world, repository):
+    put(world, repository, "web")
+    for command in ("show", "log", "rm"):
+        result = world.run(command, "wbe")
+        assert result.returncode in (1, 2)
+        assert "'web'" in result.stderr, command
+    assert world.run("log", "leaf").returncode == 2
+
+
+def test_spec_show_expands(world):
+    text = world.run("spec", "show", "web", "--param", "site=shop").stdout
+    assert "Welcome to shop" in text
+    assert world.run("spec", "show", "web", "--params").stdout == "site  default 'example'  matches [a-z.]+\n"
+
+
+def test_spec_help_is_made_from_the_verb(world):
+    listing = world.run("spec", "help").stdout
+    assert "packages" in listing
+    assert "empty" in listing
+    text = world.run("spec", "help", "file").stdout
+    assert text.startswith("<file>")
+    assert "path" in text
+    assert "required" in text
+    assert "an absolute path" in text
+
+
+def test_every_verb_has_help(world):
+    from sfvm.verbs import registry
+
+    for group in ("steps", "bases", "bundle"):
+        for name in registry(group):
+            result = world.invoke("spec", "help", name)
+            assert result.exit_code == 0, result.exception
+            assert len(result.output.splitlines()) >= 2
+
+
+def test_validate(world):
+    result = world.run("validate", *(str(path) for path in sorted(world.specs.glob("*.xml"))))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("a valid filesystem spec") == 3
+    bad = world.write("bad", "<filesystem")
+    worse = world.write("worse", '<filesystem xmlns="urn:sfvm:1" name="worse" parent="nowhere"/>')
+    result = world.run("validate", str(bad), str(world.specs / "web.xml"), str(worse))
+    assert result.returncode == 1
+    assert result.stderr.count("error: ") == 2  # every file is looked at
+    assert "not well-formed" in result.stderr
+    assert "'nowhere'" in result.stderr
+    assert result.stdout.count("a valid") == 1
+
+
+@pytest.mark.parametrize("kind", ["filesystem", "fragment", "format"])
+def test_schema_is_a_schema(world, kind):
+    from lxml import etree
+
+    etree.RelaxNG(etree.fromstring(world.run("schema", kind).stdout.encode()))
+
+
+def test_a_cached_build_starts_nothing(world, repository):
+    put(world, repository, "leaf")
+    result = world.run("build", "leaf", "web", environment={"PATH": "/nowhere"})
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == ""
+    assert "nothing to do" in result.stderr
+
+
+def test_storage_commands(world, repository):
+    put(world, repository, "leaf")
+    file = world.home / "leaf.sfvm"
+    assert world.run("export", "leaf", str(file)).returncode == 0
+    there = ["--repository", str(world.home / "other")]
+    imported = world.run("import", str(file), *there)
+    assert imported.returncode == 0, imported.stderr
+    assert "leaf" in imported.stdout.split()
+    assert world.run("verify", *there).returncode == 0
+    assert world.run("rm", "leaf", "--verbose").returncode == 0
+    dry = world.run("gc", "--dry-run")
+    assert dry.returncode == 0
+    assert repository.built(json.loads(world.run("why", "leaf", "--json").stdout)["key"])
+    assert world.run("gc").returncode == 0
+    assert not repository.built(json.loads(world.run("why", "leaf", "--json").stdout)["key"])
+    assert states(world)["web"] == "built"
+
+
+def test_verify_finds_damage_and_repairs(world, repository):
+    put(world, repository, "web")
+    overlay = repository.overlay(repository.current("web"))
+    overlay.chmod(0o644)
+    content = bytearray(overlay.read_bytes())
+    content[-1] ^= 1
+    overlay.write_bytes(content)
+    found = world.run("verify")
+    assert found.returncode == 1
+    assert "web" in found.stdout
+    assert world.run("verify", "--repair").returncode in (0, 1)
+    assert states(world)["web"] != "built"
+    assert world.run("verify").returncode == 0
