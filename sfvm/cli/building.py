@@ -16,6 +16,7 @@ from sfvm.cli.options import (
     complete_built,
     complete_format,
     complete_node,
+    param_option,
     pass_options,
     resolve,
 )
@@ -80,25 +81,6 @@ def format_options(output: str) -> Decorator:
     return decorate
 
 
-def parse_arguments(words: Sequence[str]) -> dict[str, str]:
-    """``[NODE:]NAME=VALUE`` words as a mapping.
-
-    :raises UsageError: a word without ``=``
-    """
-    found: dict[str, str] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not name:
-            raise UsageError(f"--param {word!r} is not [NODE:]NAME=VALUE", hint="--param site=example")
-        found[name] = value
-    return found
-
-
-_arguments = click.option(
-    "-p", "--param", "arguments", multiple=True, metavar="[NODE:]NAME=VALUE", help="A param of the nodes; repeatable."
-)
-
-
 @click.command(cls=Command)
 @click.argument("nodes", nargs=-1, required=True, metavar="NODE...", shell_complete=complete_node)
 @click.option(
@@ -111,7 +93,7 @@ _arguments = click.option(
     help="Also bundle each NODE; repeatable. See `sfvm format list`.",
 )
 @format_options("Where bundles go: DIR/NODE-FORMAT/. [.]")
-@_arguments
+@param_option
 @click.option("-j", "--jobs", type=click.IntRange(min=1), help="Appliances at once. [as the machine allows]")
 @click.option(
     "--on-error",
@@ -128,7 +110,7 @@ def build(
     formats: tuple[str, ...],
     output: Path,
     values: dict[str, str],
-    arguments: Sequence[str],
+    arguments: dict[str, str],
     jobs: int | None,
     on_error: str,
     log: str,
@@ -147,7 +129,7 @@ def build(
       sfvm build web --on-error shell
     """
     names = tuple(dict.fromkeys(nodes))
-    resolved = resolve(options, names, parse_arguments(arguments))
+    resolved = resolve(options, names, arguments)
     settings = options.settings(jobs)
     requests = _requests(settings, formats, values)
 
@@ -171,10 +153,10 @@ def build(
 
 @click.command(cls=Command)
 @click.argument("nodes", nargs=-1, required=True, metavar="NODE...", shell_complete=complete_node)
-@_arguments
+@param_option
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @pass_options
-def plan(options: Options, nodes: tuple[str, ...], arguments: Sequence[str], as_json: bool) -> None:
+def plan(options: Options, nodes: tuple[str, ...], arguments: dict[str, str], as_json: bool) -> None:
     """Say what a build would do, why, and its cost.
 
     Seconds and bytes are those of the last build of each node.
@@ -188,7 +170,7 @@ def plan(options: Options, nodes: tuple[str, ...], arguments: Sequence[str], as_
     from sfvm import tree
 
     names = tuple(dict.fromkeys(nodes))
-    found = tree.plan(resolve(options, names, parse_arguments(arguments)), names, options.open())
+    found = tree.plan(resolve(options, names, arguments), names, options.open())
     if as_json:
         write_json(_plan_json(found))
         return

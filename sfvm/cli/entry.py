@@ -56,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # Not cli.main(): it would take a broken pipe anywhere for one of ours.
             with cli.make_context("sfvm", words) as context:
                 result = cli.invoke(context)
-            sys.stdout.flush()
+            if sys.stdout:  # None when it was closed from the start
+                sys.stdout.flush()
         except BrokenPipeError as error:
             return _broken_pipe() if _unread(sys.stdout) or _unread(sys.stderr) else report(error)
         except BaseException as error:
@@ -78,8 +79,9 @@ def report(error: BaseException) -> int:
     if not isinstance(error, SfvmError):
         error = _bug(error)
     try:
-        say(error)
-        sys.stderr.flush()
+        if sys.stderr:
+            say(error)
+            sys.stderr.flush()
     except OSError:
         pass  # nobody can be told; the exit status remains
     return error.exit_status
@@ -146,8 +148,10 @@ def _bug(error: BaseException) -> SfvmError:
     return SfvmError("this is a bug in sfvm", why=last, hint=hint)
 
 
-def _unread(stream: IO[str]) -> bool:
+def _unread(stream: IO[str] | None) -> bool:
     """Whether *stream* is a pipe that nobody reads any more (POLLERR, poll(2))."""
+    if stream is None:
+        return False
     poll = select.poll()
     poll.register(stream.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))

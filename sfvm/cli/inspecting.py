@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from sfvm.cli.options import Command, Options, complete_built, complete_node, pass_options, resolve
+from sfvm.cli.options import Command, Options, complete_built, complete_node, param_option, pass_options, resolve
 from sfvm.cli.output import columns, duration, plural, size, style, write_json
 from sfvm.errors import SfvmError, UsageError, suggestion
 
@@ -57,10 +56,10 @@ def tree(options: Options, nodes: tuple[str, ...], as_json: bool) -> None:
 
 @click.command(cls=Command)
 @click.argument("node", shell_complete=complete_node)
-@click.option("--param", "arguments", multiple=True, metavar="[NODE:]NAME=VALUE", help="As given to build.")
+@param_option
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @pass_options
-def why(options: Options, node: str, arguments: Sequence[str], as_json: bool) -> None:
+def why(options: Options, node: str, arguments: dict[str, str], as_json: bool) -> None:
     """Say which inputs of NODE changed since its last build.
 
     \b
@@ -69,9 +68,8 @@ def why(options: Options, node: str, arguments: Sequence[str], as_json: bool) ->
       sfvm why web --json
     """
     from sfvm import tree as trees
-    from sfvm.cli.building import parse_arguments
 
-    found = resolve(options, [node], parse_arguments(arguments))[-1]
+    found = resolve(options, [node], arguments)[-1]
     repository = options.open()
     last = repository.last(node)
 

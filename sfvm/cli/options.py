@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +72,7 @@ def require(library: Library, names: Iterable[str]) -> None:
             )
 
 
-def resolve(options: Options, names: Sequence[str], arguments: dict[str, str] | None = None) -> tuple[Node, ...]:
+def resolve(options: Options, names: Sequence[str], arguments: Mapping[str, str] | None = None) -> tuple[Node, ...]:
     """The nodes *names* and their ancestors, parents first.
 
     :raises UsageError: for a name without a spec
@@ -111,6 +111,19 @@ def assignments(_context: click.Context, parameter: click.Parameter, values: Seq
             raise click.BadParameter(f"{value!r} is not NAME=VALUE", param=parameter)
         found[name] = text
     return found
+
+
+def param_option(function: Any) -> Any:
+    """``--param`` for commands that resolve nodes."""
+    return click.option(
+        "-p",
+        "--param",
+        "arguments",
+        multiple=True,
+        metavar="[NODE:]NAME=VALUE",
+        callback=assignments,
+        help="A param of the nodes; repeatable.",
+    )(function)
 
 
 def _store(context: click.Context, parameter: click.Parameter, value: Any) -> None:

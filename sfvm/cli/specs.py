@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from sfvm.cli.options import Command, Group, Options, complete_node, pass_options, resolve
+from sfvm.cli.options import Command, Group, Options, complete_node, param_option, pass_options, resolve
 from sfvm.cli.output import columns, style, write_json
 from sfvm.errors import SfvmError, UsageError, suggestion
 
@@ -159,10 +158,10 @@ def list_(options: Options, as_json: bool) -> None:
 
 @spec.command("show")
 @click.argument("node", shell_complete=complete_node)
-@click.option("--param", "arguments", multiple=True, metavar="[NODE:]NAME=VALUE", help="As given to build.")
+@param_option
 @click.option("--params", is_flag=True, help="Its params instead.")
 @pass_options
-def show(options: Options, node: str, arguments: Sequence[str], params: bool) -> None:
+def show(options: Options, node: str, arguments: dict[str, str], params: bool) -> None:
     """Print NODE's spec as it is built: variables replaced, includes, conditions and loops gone.
 
     \b
@@ -171,7 +170,6 @@ def show(options: Options, node: str, arguments: Sequence[str], params: bool) ->
       sfvm spec show web --param site=example
       sfvm spec show debian --params
     """
-    from sfvm.cli.building import parse_arguments
     from sfvm.cli.options import require
     from sfvm.spec.render import to_xml
 
@@ -181,7 +179,7 @@ def show(options: Options, node: str, arguments: Sequence[str], params: bool) ->
         for line in columns([_param(param) for param in library.get(node).params]):
             click.echo(line)
         return
-    definition = resolve(options, [node], parse_arguments(arguments))[-1].definition
+    definition = resolve(options, [node], arguments)[-1].definition
     click.echo(to_xml(definition), nl=False)
 
 
