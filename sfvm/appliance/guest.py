@@ -1,13 +1,16 @@
 """The guest as the appliance shows it: :class:`sfvm.guest.Guest` over libguestfs.
 
-libguestfs runs its file calls in a chroot of the guest, so an absolute symlink of the guest means the guest's own
-root and nothing leaves it. A directory that a path passes through may itself be a symlink inside the guest.
+Symlinks of the guest are followed in the directory part of a path, as the guest itself would follow them: an absolute
+one means the guest's own root, and nothing leaves it. libguestfs runs most of its file calls in a chroot of the guest;
+where it does not (rm, tar), the path has no symlink on its way, or ``appliance/tar`` makes the chroot. What is written
+replaces the last component, whatever that was.
 """
 
 from __future__ import annotations
 
 import contextlib
 import posixpath
+import shlex
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -62,18 +65,43 @@ class ApplianceGuest:
             return content if isinstance(content, bytes) else str(content).encode("utf-8", errors="surrogateescape")
 
     def write(self, path: str, content: bytes, *, mode: int = 0o644, owner: str = "root:root") -> None:
-        with self._calling(path) as handle:
-            self._parents(path)
-            temporary = f"{path}.sfvm-new"
+        with self._replacing(path) as temporary:
             if len(content) < SMALL:
-                handle.write(temporary, content)
+                self.handle.write(temporary, content)
             else:
                 with tempfile.NamedTemporaryFile() as file:
                     file.write(content)
                     file.flush()
-                    handle.upload(file.name, temporary)
+                    self.handle.upload(file.name, temporary)
             self._finish(temporary, mode, owner)
-            handle.mv(temporary, path)
+
+    @contextlib.contextmanager
+    def _replacing(self, path: str) -> Iterator[str]:
+        """A name beside *path* for what then replaces it in one step; missing directories are made."""
+        with self._calling(path) as handle:
+            parent = posixpath.dirname(_normal(path))
+            if not handle.is_dir(parent, followsymlinks=True):
+                handle.mkdir_p(parent)
+            target = self._target(path)
+            temporary = f"{target}.sfvm-new"
+            handle.rm_rf(temporary)
+            try:
+                yield temporary
+                handle.rename(temporary, target)
+            except CommandFailed:
+                handle.rm_rf(temporary)
+                raise
+            except RuntimeError:
+                with contextlib.suppress(RuntimeError):  # the first error is the one that tells
+                    handle.rm_rf(temporary)
+                raise
+
+    def _target(self, path: str) -> str:
+        """*path* with every symlink in its directory part resolved in the guest."""
+        parent, name = posixpath.split(_normal(path))
+        if not name:
+            raise CommandFailed(1, ["/ itself cannot be replaced or removed"])
+        return posixpath.join(self.handle.realpath(parent), name)
 
     def directory(self, path: str, *, mode: int | None = None, owner: str | None = None) -> None:
         with self._calling(path) as handle:
@@ -81,16 +109,13 @@ class ApplianceGuest:
             self._finish(path, mode, owner)
 
     def symlink(self, path: str, target: str) -> None:
-        with self._calling(path) as handle:
-            self._parents(path)
-            handle.ln_sf(target, path) if not self._is_directory_link(path) else handle.ln_snf(target, path)
-
-    def _is_directory_link(self, path: str) -> bool:
-        return bool(self.handle.is_symlink(path))
+        with self._replacing(path) as temporary:
+            self.handle.ln_s(target, temporary)
 
     def remove(self, path: str) -> None:
         with self._calling(path) as handle:
-            handle.rm_rf(path)
+            if handle.is_dir(posixpath.dirname(_normal(path)), followsymlinks=True):
+                handle.rm_rf(self._target(path))
 
     def chmod(self, path: str, mode: int) -> None:
         with self._calling(path) as handle:
@@ -100,18 +125,15 @@ class ApplianceGuest:
         user, group = self._numbers(owner)
         with self._calling(path) as handle:
             if recursive:
-                inside = self._inside(path)
-                self.runner.run(Command(f"chown -hR {user}:{group} {_quote(inside)}", place="appliance", network=False))
+                inside = shlex.quote("/sysroot" if _normal(path) == "/" else f"/sysroot{self._target(path)}")
+                self.runner.run(Command(f"chown -hR {user}:{group} {inside}", place="appliance", network=False))
             else:
                 handle.lchown(user, group, path)
 
     def upload(self, source: Path, path: str, *, mode: int | None = None, owner: str | None = None) -> None:
-        with self._calling(path) as handle:
-            self._parents(path)
-            temporary = f"{path}.sfvm-new"
-            handle.upload(str(source), temporary)
+        with self._replacing(path) as temporary:
+            self.handle.upload(str(source), temporary)
             self._finish(temporary, source.stat().st_mode & 0o7777 if mode is None else mode, owner or "root:root")
-            handle.mv(temporary, path)
 
     def upload_tree(self, source: Path, path: str, *, owner: str | None = None) -> None:
         user, group = self._numbers(owner or "root:root")
@@ -136,16 +158,15 @@ class ApplianceGuest:
     def _unpack(self, archive: str, path: str, compression: str | None) -> None:
         with self._calling(path) as handle:
             handle.mkdir_p(path)
-            target = handle.realpath(path)  # tar itself is not in a chroot
             options: dict[str, Any] = {"xattrs": True, "acls": True}
             if compression == "zstd":
                 with tempfile.NamedTemporaryFile() as plain:
                     _decompress_zstd(Path(archive), plain)
-                    handle.tar_in(plain.name, target, **options)
+                    handle.tar_in(plain.name, path, **options)
             else:
                 if compression:
                     options["compress"] = compression
-                handle.tar_in(archive, target, **options)
+                handle.tar_in(archive, path, **options)
 
     def download(self, path: str, target: BinaryIO) -> None:
         with self._calling(path) as handle, tempfile.NamedTemporaryFile() as file:
@@ -156,23 +177,12 @@ class ApplianceGuest:
     def packages(self) -> tuple[Package, ...]:
         return packages.installed(self)
 
-    def _parents(self, path: str) -> None:
-        parent = posixpath.dirname(path)
-        if parent not in ("", "/") and not self.handle.is_dir(parent, followsymlinks=True):
-            self.handle.mkdir_p(parent)
-
     def _finish(self, path: str, mode: int | None, owner: str | None) -> None:
         if owner is not None:
             user, group = self._numbers(owner)
             self.handle.chown(user, group, path)
         if mode is not None:
             self.handle.chmod(mode, path)
-
-    def _inside(self, path: str) -> str:
-        """*path* as scripts of the appliance see it; every directory that it passes is resolved in the guest."""
-        parent, name = posixpath.split(posixpath.normpath(path))
-        with self._calling(path) as handle:
-            return posixpath.normpath(f"/sysroot/{handle.realpath(parent or '/')}/{name}")
 
     def _numbers(self, owner: str) -> tuple[int, int]:
         """``user[:group]`` as numbers, names looked up in the guest; the group defaults to the user's own."""
@@ -194,8 +204,9 @@ class ApplianceGuest:
         raise CommandFailed(1, [f"the guest's {database} has no {name!r}"])
 
 
-def _quote(path: str) -> str:
-    return "'" + path.replace("'", "'\\''") + "'"
+def _normal(path: str) -> str:
+    """An absolute path without ``.``, ``..`` and doubled slashes."""
+    return posixpath.normpath("/" + path.lstrip("/"))
 
 
 def _decompress_zstd(archive: Path, target: Any) -> None:

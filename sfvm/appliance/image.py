@@ -99,6 +99,7 @@ def _ours() -> dict[str, tuple[Path, int]]:
         "init": (home / "init", 0o755),
         "usr/lib/sfvm/run": (home / "run", 0o755),
         "usr/lib/sfvm/terminal": (home / "terminal", 0o755),
+        "usr/sbin/tar": (home / "tar", 0o755),  # guestfsd's PATH has /usr/sbin before /usr/bin
     }
 
 

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 CHUNK = 96 << 10
 """So much of a script, before base64, goes into one call: an argument may have 128 KiB (execve(2))."""
 
+TAIL = 20
+"""So many last lines are in the error of a failed command."""
+CAPTURED = 1 << 20
+"""So many bytes of a captured output are returned: an answer of the daemon may have 4 MiB."""
+
 
 class Runner:
     """See the module. *died* makes the error for a VM that no longer answers."""
@@ -38,7 +43,7 @@ class Runner:
         :raises ApplianceError: the VM died
         """
         number, directory = self.prepare(command, capture=capture)
-        tail: collections.deque[str] = collections.deque(maxlen=20)
+        tail: collections.deque[str] = collections.deque(maxlen=TAIL)
         log = self.channel.log
 
         def remember(line: str) -> None:
@@ -53,12 +58,16 @@ class Runner:
             self.channel.log = log
         if status is None:
             raise self.died("the appliance died", "while a command ran in it")
-        output = self.shell(f"cat {directory}/output; rm -rf {directory}") if capture else ""
+        output = self._captured(directory) if capture else ""
+        self.shell(f"rm -rf {directory}")
         if status:
-            raise CommandFailed(status, [*output.splitlines(), *tail])
-        if not capture:
-            self.shell(f"rm -rf {directory}")
+            raise CommandFailed(status, [*output.splitlines(), *tail][-TAIL:])
         return output
+
+    def _captured(self, directory: str) -> str:
+        """What the command wrote to stdout; as base64 on its way, because libguestfs wants text to be UTF-8."""
+        encoded = self.shell(f"head -c {CAPTURED} {directory}/output | base64 -w 0")
+        return base64.b64decode(encoded).decode("utf-8", errors="replace")
 
     def prepare(self, command: Command, *, capture: bool = False) -> tuple[int, str]:
         """Put *command* into the appliance's memory; return its number and directory (see ``appliance/run``)."""
@@ -70,7 +79,7 @@ class Runner:
             "shell": command.shell,
             "cwd": command.cwd,
             "user": command.user or "",
-            "timeout": "" if command.timeout is None else f"{command.timeout:g}",
+            "timeout": "" if command.timeout is None else f"{command.timeout:.3f}",
             "network": "yes" if command.network else "no",
             "capture": "yes" if capture else "no",
         }
