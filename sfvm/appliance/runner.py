@@ -16,7 +16,7 @@ from sfvm.guest import Command, CommandFailed
 if TYPE_CHECKING:
     import guestfs
 
-CHUNK = 96 << 10
+CHUNK = 64 << 10
 """So much of a script, before base64, goes into one call: an argument may have 128 KiB (execve(2))."""
 
 TAIL = 20
