@@ -264,7 +264,7 @@ def _device(device: Path) -> Finding:
     if not os.access(device, os.R_OK | os.W_OK):
         fix = f"sudo usermod -aG kvm {getpass.getuser()}, then log in again"
         return Finding("KVM", WARNING, f"{device} may not be opened by this user", fix)
-    return Finding("KVM", OK, f"{device} opens; whether it runs the appliance shows once that is built")
+    return Finding("KVM", OK, f"{device} opens; whether it runs the appliance is tried when that is built and booted")
 
 
 def needed(findings: Sequence[Finding]) -> bool:

@@ -44,7 +44,7 @@ def validate(options: Options, files: tuple[Path, ...]) -> int:
             failed += 1
         else:
             if not options.quiet:
-                click.echo(f"{file}: a valid {kind} spec")
+                click.echo(f"{file}: a valid {kind}")
     return 1 if failed else 0
 
 
@@ -53,33 +53,12 @@ def _validate(file: Path, options: Options) -> str:
 
     :raises SfvmError: the first thing wrong with it
     """
-    from sfvm import document
-    from sfvm.errors import SpecError
-    from sfvm.spec import parser, schema
+    from sfvm.spec import parser
 
-    root = document.parse(file)
-    if root.tag not in KINDS:
-        raise SpecError(
-            f"{root.tag!r} is no kind of spec", place=root.place, hint=suggestion(root.tag, KINDS) or ", ".join(KINDS)
-        )
-    if root.tag == "filesystem":
+    kind = parser.check(file)
+    if kind == "filesystem":
         _validate_filesystem(file, options)
-    elif root.tag == "fragment":
-        _validate_fragment(root)
-        parser.params(root)
-    else:
-        schema.validate(root, root.tag)
-        parser.params(root)
-    return root.tag
-
-
-def _validate_fragment(root: Any) -> None:
-    """A fragment is what filesystem specs include, or what formats do: its ``steps`` tell which."""
-    from sfvm.spec import schema
-
-    children = {child.tag for child in root.children}
-    formats = "format-fragment" in schema.KINDS and "steps" not in children and children - {"summary", "param"}
-    schema.validate(root, "format-fragment" if formats else "fragment")
+    return kind
 
 
 def _validate_filesystem(file: Path, options: Options) -> None:

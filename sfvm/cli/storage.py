@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from sfvm.cli.options import Command, Options, complete_built, pass_options
-from sfvm.cli.output import size
+from sfvm.cli.output import plural, size, style
 
 
 @click.command(cls=Command)
@@ -39,7 +42,14 @@ def gc(options: Options, dry_run: bool) -> None:
       sfvm gc
     """
     removed = options.open().gc(dry_run=dry_run)
-    click.echo(repr(removed))
+    if not options.quiet:
+        for key, name in removed.nodes:
+            click.echo(f"{key[:12]}  {name}".rstrip())
+        for name in removed.work:
+            click.echo(f"{name}  an unfinished build")
+    verb = "would free" if dry_run else "freed"
+    counted = f"{plural(len(removed.nodes), 'node')}, {plural(len(removed.work), 'unfinished build')}"
+    click.echo(f"{verb} {size(removed.bytes)}: {counted}, {plural(removed.files, 'file')}", err=True)
 
 
 @click.command(cls=Command)
@@ -55,7 +65,34 @@ def verify(options: Options, repair: bool) -> int:
       sfvm verify
       sfvm verify --repair && sfvm build web
     """
-    return 0
+    with _watched(options) as progress:
+        problems = options.open().verify(repair=repair, progress=progress)
+    for problem in problems:
+        text = str(problem) if problem.serious else f"{problem} (harmless: a later command cleans it up)"
+        click.echo(style(text, fg="red" if problem.serious else None, dim=not problem.serious))
+    wrong = [problem for problem in problems if problem.serious and not problem.repaired]
+    if wrong and not repair:
+        click.echo("try: sfvm verify --repair, then build again what was set aside", err=True)
+    elif not wrong and not options.quiet:
+        click.echo("everything is sound", err=True)
+    return 1 if wrong else 0
+
+
+@contextmanager
+def _watched(options: Options) -> Iterator[Callable[[str, float], None]]:
+    """What shows progress (what is looked at, 0 to 1) on a terminal, and nothing elsewhere."""
+    if options.quiet or not sys.stderr.isatty():
+        yield lambda what, fraction: None
+        return
+    from sfvm.cli.progress import shown
+    from sfvm.events import Preparing
+
+    with shown(options) as progress:
+
+        def tell(_what: str, fraction: float) -> None:
+            progress.listener(Preparing("verifying", fraction, done=fraction >= 1))
+
+        yield tell
 
 
 @click.command(cls=Command)

@@ -177,7 +177,7 @@ def test_every_verb_has_help(world):
 def test_validate(world):
     result = world.run("validate", *(str(path) for path in sorted(world.specs.glob("*.xml"))))
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("a valid filesystem spec") == 3
+    assert result.stdout.count("a valid filesystem") == 3
     bad = world.write("bad", "<filesystem")
     worse = world.write("worse", '<filesystem xmlns="urn:sfvm:1" name="worse" parent="nowhere"/>')
     result = world.run("validate", str(bad), str(world.specs / "web.xml"), str(worse))
