@@ -1,0 +1,95 @@
+"""Small nodes in a repository, made with qemu-img and qemu-io instead of an appliance."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sfvm import qcow2
+from sfvm.repository import Manifest, Repository, StepRecord
+
+DISK = 64 << 20
+Maker = Callable[..., str]
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write(path: Path, *commands: str) -> None:
+    arguments = [word for command in commands for word in ("-c", command)]
+    subprocess.run(["qemu-io", "-f", "qcow2", "-d", "unmap", *arguments, str(path)], check=True, capture_output=True)
+
+
+def manifest_of(key: str, name: str, sealed: Path, parent: Manifest | None) -> Manifest:
+    return Manifest(
+        key=key,
+        name=name,
+        parent=parent.key if parent else None,
+        parent_name=parent.name if parent else None,
+        inputs={"version": 0, "steps": []},
+        spec="<filesystem/>",
+        steps=(StepRecord("run true", key, 0.5),),
+        digest=qcow2.digest(sealed),
+        size=sealed.stat().st_size,
+        disk=DISK,
+        filesystem="ext4",
+        facts={"architecture": "x86_64"},
+        packages=(("hello", "1.0", "amd64"),),
+        created=time.time(),
+        seconds=1.5,
+        provenance={"sfvm": "test"},
+        depth=parent.depth + 1 if parent else 0,
+    )
+
+
+def add(
+    repository: Repository,
+    name: str,
+    parent: str | None = None,
+    *,
+    key: str | None = None,
+    commands: Sequence[str] = ("write -P 1 0 128k",),
+    pointed: bool = True,
+    threshold: int = 64,
+    change: Callable[[Manifest], Manifest] = lambda manifest: manifest,
+) -> str:
+    """Publish the node *name* and return its key."""
+    key = key or digest(name)
+    with repository.lock(key, lambda holder: None):
+        work = repository.work(key, name)
+        backing = repository.backing(parent, threshold) if parent else None
+        work.begin(parent or digest("base"), backing, parent, DISK)
+        overlay = work.next_overlay()
+        qcow2.create(overlay, size=None if backing else DISK, backing=backing)
+        write(overlay, *commands)
+        sealed = work.directory / "sealed.qcow2"
+        qcow2.seal(overlay, backing, backing, sealed)
+        manifest = manifest_of(key, name, sealed, repository.manifest(parent) if parent else None)
+        repository.publish(key, sealed, change(manifest))
+        work.discard()
+        if pointed:
+            repository.point(name, key)
+    return key
+
+
+def set_back(path: Path, seconds: float) -> None:
+    """Make *path* look *seconds* older."""
+    import os
+
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository(tmp_path / "repository")
+
+
+__all__ = ["DISK", "add", "digest", "manifest_of", "replace", "set_back", "write"]
