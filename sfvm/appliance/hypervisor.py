@@ -32,8 +32,8 @@ class Hypervisor(Protocol):
     def configure(self, handle: Any) -> None:
         """Add what the backend needs to a libguestfs handle before its launch."""
 
-    def started(self, handle: Any) -> None:
-        """The launch is done."""
+    def started(self, handle: Any) -> str:
+        """The launch is done; return QEMU's command line or the domain's description."""
 
     def snapshot(self, overlay: Path) -> None:
         """Switch the first drive to a new *overlay* over what it has been."""
@@ -58,9 +58,10 @@ class Direct:
     def configure(self, handle: Any) -> None:
         handle.config("-qmp", f"unix:{self.socket},server=on,wait=off")
 
-    def started(self, handle: Any) -> None:
+    def started(self, handle: Any) -> str:
         self.pid = handle.get_pid()
         self.monitor = Monitor(self.socket)
+        return Path(f"/proc/{self.pid}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
 
     def snapshot(self, overlay: Path) -> None:
         assert self.monitor is not None  # started
@@ -126,14 +127,15 @@ class Libvirt:
     def configure(self, handle: Any) -> None:
         """Nothing more: the snapshot API needs no monitor of ours."""
 
-    def started(self, handle: Any) -> None:
+    def started(self, handle: Any) -> str:
         import libvirt
 
         self._connection = connect(self.name)
         for domain in self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
-            if self.mark in domain.XMLDesc():
+            description = str(domain.XMLDesc())
+            if self.mark in description:
                 self._domain = domain
-                return
+                return description
         raise ApplianceError("the appliance's domain cannot be found", why=f"{self.name} does not list it")
 
     def snapshot(self, overlay: Path) -> None:

@@ -6,9 +6,7 @@ import collections
 import contextlib
 import json
 import os
-import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from sfvm.appliance.hypervisor import Direct, Hypervisor, Libvirt, choose
 from sfvm.appliance.image import Image
 from sfvm.appliance.profile import Profile
 from sfvm.appliance.runner import Runner
+from sfvm.appliance.scratch import Scratch
 from sfvm.appliance.terminal import attach
 from sfvm.config import Settings
 from sfvm.errors import ApplianceError
@@ -85,8 +84,7 @@ def start(
     node: str = "",
 ) -> Appliance:
     """Start with everything decided: the common end of :func:`launch` and of the acceleration's proof."""
-    directory = Path(tempfile.mkdtemp(prefix="sfvm-"))
-    appliance = Appliance(directory, drives, connection, profile, log, node)
+    appliance = Appliance(Scratch(), drives, connection, profile, log, node)
     try:
         appliance.boot(image, shape)
     except BaseException:
@@ -107,14 +105,15 @@ class Appliance:
 
     def __init__(
         self,
-        directory: Path,
+        scratch: Scratch,
         drives: Sequence[Drive],
         connection: str,
         profile: Profile,
         log: Callable[[str], None],
         node: str,
     ) -> None:
-        self.directory = directory
+        self.scratch = scratch
+        self.directory = directory = scratch.path
         self.drives = tuple(drives)
         self.profile = profile
         self.node = node
@@ -154,15 +153,7 @@ class Appliance:
         if self.profile.kernel:
             handle.set_append(self.profile.kernel)
         handle.set_event_callback(self._console, guestfs.EVENT_APPLIANCE)
-        for drive in self.drives:
-            # Nothing in the VM waits for the host's disk: what is kept is synced when it is sealed.
-            handle.add_drive_opts(
-                str(drive.path),
-                format=drive.format,
-                readonly=drive.readonly,
-                cachemode="unsafe",
-                discard="disable" if drive.readonly else "besteffort",
-            )
+        self._attach(handle)
         # A full host disk is an I/O error for the guest, instead of a VM that stops for ever.
         for device in ("scsi-hd", "virtio-blk-pci"):
             handle.config("-global", f"{device}.werror=report")
@@ -178,8 +169,22 @@ class Appliance:
             raise self._died("the appliance did not start", str(error)) from error
         finally:
             watch.cancel()
-        self.hypervisor.started(handle)
+        self.scratch.note(self.hypervisor.started(handle))
         self.guest = ApplianceGuest(handle, Runner(handle, self.channel, self._died), self._died)
+
+    def _attach(self, handle: guestfs.GuestFS) -> None:
+        for drive in self.drives:
+            try:
+                # Nothing in the VM waits for the host's disk: what is kept is synced when it is sealed.
+                handle.add_drive_opts(
+                    str(drive.path),
+                    format=drive.format,
+                    readonly=drive.readonly,
+                    cachemode="unsafe",
+                    discard="disable" if drive.readonly else "besteffort",
+                )
+            except RuntimeError as error:
+                raise ApplianceError("a disk cannot be attached", node=self.node or None, why=str(error)) from error
 
     @staticmethod
     def _port(handle: guestfs.GuestFS, name: str, chardev: str) -> None:
@@ -324,7 +329,7 @@ class Appliance:
             handle.close()
         if self.directory.exists():
             self.channel.close()
-            shutil.rmtree(self.directory, ignore_errors=True)
+            self.scratch.close()
 
     def __enter__(self) -> Self:
         return self
