@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import json
 import os
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sfvm.appliance import acceleration
 from sfvm.appliance.channel import LogChannel
+from sfvm.appliance.console import Console
 from sfvm.appliance.guest import ApplianceGuest
 from sfvm.appliance.hypervisor import Direct, Hypervisor, Libvirt, choose
 from sfvm.appliance.image import Image
@@ -31,7 +31,6 @@ from sfvm.guest import Command
 if TYPE_CHECKING:
     import guestfs
 
-CONSOLE_LINES = 40
 EXT4_FEATURES = "^metadata_csum_seed,^orphan_file"
 """Newer e2fsprogs turn these on; GRUB 2.06 and older kernels cannot read them."""
 
@@ -117,7 +116,7 @@ class Appliance:
         self.drives = tuple(drives)
         self.profile = profile
         self.node = node
-        self.console: collections.deque[str] = collections.deque(maxlen=CONSOLE_LINES)
+        self.console = Console()
         self.hypervisor: Hypervisor = (
             Direct(directory) if connection == "direct" else Libvirt(connection, directory / "log")
         )
@@ -194,7 +193,7 @@ class Appliance:
         handle.config("-device", json.dumps(device))
 
     def _stuck(self) -> None:
-        self.console.append(f"sfvm: not ready after {self.profile.boot_seconds} s, killed")
+        self.console.feed(f"\nsfvm: not ready after {self.profile.boot_seconds} s, killed\n")
         self._kill_by_directory()
 
     def _kill_by_directory(self) -> None:
@@ -207,17 +206,14 @@ class Appliance:
                     os.kill(int(entry.parent.name), signal.SIGKILL)
 
     def _console(self, event: int, handle: int, data: bytes | str, array: Sequence[int]) -> None:
-        text = data if isinstance(data, str) else data.decode("utf-8", errors="replace")
-        for line in text.splitlines():
-            if line.strip():
-                self.console.append(line.rstrip())
+        self.console.feed(data if isinstance(data, str) else data.decode("utf-8", errors="replace"))
 
     def _died(self, what: str, why: str) -> ApplianceError:
         return ApplianceError(
             what,
             node=self.node or None,
             why=_reason(why),
-            detail=list(self.console)[-15:],
+            detail=self.console.last_words(),
             hint="sfvm doctor checks the machine",
         )
 
