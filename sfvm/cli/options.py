@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from sfvm.tree import Node
 
 
+CONNECTIONS = ("auto", "direct")
+
+
 @dataclass
 class Options:
     """The global options of one command line."""
@@ -133,6 +136,11 @@ def _store(context: click.Context, parameter: click.Parameter, value: Any) -> No
     if name == "specs":
         options.specs = (*value, *options.specs)
     elif value:
+        if name == "connection" and value not in CONNECTIONS and ":" not in value:
+            raise UsageError(
+                f"{value!r} is no connection",
+                hint=suggestion(value, [*CONNECTIONS, "qemu:///session", "qemu:///system"]),
+            )
         setattr(options, name, value)
         if name == "no_color":
             from sfvm.cli import output

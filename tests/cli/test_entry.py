@@ -39,6 +39,7 @@ def test_version_goes_to_stdout(world):
         (["buidl", "web"], "did you mean 'build'?"),
         (["spec", "lsit"], "did you mean 'list'?"),
         (["build", "web", "--jbos", "3"], "did you mean '--jobs'?"),
+        (["tree", "--connection", "dierct"], "did you mean 'direct'?"),
         (["build", "wbe"], "did you mean 'web'?"),
         (["plan", "rot"], "did you mean 'root'?"),
         (["plan", "web", "--param", "sit=x"], "did you mean 'site'?"),
@@ -75,10 +76,11 @@ def test_wrong_use_exits_2_without_a_traceback(world, arguments):
 
 
 def test_a_bad_spec_exits_1_and_names_the_place(world):
-    world.write("bad", '<filesystem xmlns="urn:sfvm:1" name="bad" parent="root"><steps><fiel/></steps></filesystem>')
+    text = '<filesystem xmlns="urn:sfvm:1" name="bad" parent="root"><steps><fiel/></steps></filesystem>'
+    world.write("bad", text)
     result = world.run("plan", "bad")
     assert result.returncode == 1
-    assert "bad.xml:1:68" in result.stderr
+    assert f"bad.xml:1:{text.index('<fiel') + 1}" in result.stderr
     assert "did you mean 'file'?" in result.stderr
 
 

@@ -27,7 +27,9 @@ def put(world, repository, name):
             sealed = work.directory / "sealed.qcow2"
             sealed.parent.mkdir(parents=True, exist_ok=True)
             if node.parent:
-                qcow2.create(sealed, backing=repository.overlay(node.parent.key))
+                overlay = repository.overlay(node.parent.key)
+                qcow2.create(sealed, backing=overlay)
+                qcow2.rebase(sealed, overlay, name=overlay.name)
             else:
                 qcow2.create(sealed, size=64 << 20)
             manifest = Manifest(
