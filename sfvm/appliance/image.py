@@ -107,6 +107,7 @@ def _digest(stock: Path, kernel: kernels.Kernel) -> str:
     state = hashlib.sha256()
     for name, (path, mode) in _ours().items():
         state.update(f"{name} {mode}\0".encode() + path.read_bytes())
+    state.update((config.data("appliance") / "hostfiles").read_bytes())
     state.update(repr((packages(), PROFILES)).encode())
     for path in sorted(stock.iterdir()):
         state.update(path.name.encode() + path.read_bytes())
@@ -134,6 +135,8 @@ def _build(stock: Path, kernel: kernels.Kernel, work: Path) -> None:
     definition = work / "supermin.d"
     shutil.copytree(stock, definition)
     (definition / "zz-sfvm-packages").write_text("\n".join(packages()) + "\n", encoding="utf-8")
+    # supermin takes no configuration files from packages; these are keys and certificates.
+    shutil.copy(config.data("appliance") / "hostfiles", definition / "zz-sfvm-hostfiles")
     # The archive replaces the stock init: supermin unpacks base archives in the order of their names.
     with tarfile.open(definition / "init.tar.gz", "w:gz") as archive:
         for name, (path, mode) in _ours().items():
