@@ -11,6 +11,7 @@ stay until its appliance is closed, because the files in them back the running d
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,15 +88,13 @@ class ChainBuilder:
         try:
             for position, node in enumerate(self.chain):
                 self._check()
-                with self.repository.lock(node.key, lambda holder, node=node: self._waiting(node, holder)):
+                with self.repository.lock(node.key, functools.partial(self._waiting, node), self.cancelled):
                     if self.repository.built(node.key):  # by another process, meanwhile
                         self._stop()
                     else:
                         self._build(node, last=position == len(self.chain) - 1)
                     self.repository.point(node.name, node.key)
                 self.sealed(node.key)
-        except Cancelled:
-            raise
         except Exception:
             if self.cancelled():  # the appliance was killed under us
                 raise Cancelled from None
@@ -153,9 +152,6 @@ class ChainBuilder:
         resumed = work.last_good()
         overlay = work.next_overlay()
         if resumed is not None:
-            # The first overlay may still name a file of the appliance that it was made in: same content, now sealed.
-            if parent is not None:
-                qcow2.rebase(work.checkpoints[0], parent)
             qcow2.create(overlay, backing=resumed)
             self._launch(node, overlay, len(work.checkpoints))
             self._running.appliance.mount()

@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sfvm.config import Settings
 from sfvm.tree import Node
@@ -111,8 +112,7 @@ def jobs(settings: Settings) -> int:
 
 def available_memory() -> int:
     """MiB of memory that may be used without swapping (``MemAvailable`` of proc(5))."""
-    with open("/proc/meminfo", encoding="ascii") as lines:
-        for line in lines:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) // 1024
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) // 1024
     return 2048

@@ -15,9 +15,7 @@ from sfvm.repository import Repository
 from sfvm.tree import Node
 
 
-def visit(
-    key: str, repository: Repository, settings: Settings, listener: Listener, command: str | None = None
-) -> int:
+def visit(key: str, repository: Repository, settings: Settings, listener: Listener, command: str | None = None) -> int:
     """Open a terminal in the built node with *key*, or run *command* there; nothing that happens is kept. Return the
     exit status.
 
