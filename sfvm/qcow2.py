@@ -235,7 +235,7 @@ def rebase(path: Path, backing: Path, *, name: str | None = None) -> None:
             return
         except SfvmError as error:
             # A QEMU whose sfvm was killed ends a moment later; until then it holds its lock on the file.
-            if '" lock' not in (error.why or "") or time.monotonic() > deadline:
+            if '" lock' not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
 

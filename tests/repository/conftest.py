@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ DISK = 64 << 20
 Maker = Callable[..., str]
 
 
-def digest(text: str) -> str:
+def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -61,11 +61,11 @@ def add(
     change: Callable[[Manifest], Manifest] = lambda manifest: manifest,
 ) -> str:
     """Publish the node *name* and return its key."""
-    key = key or digest(name)
+    key = key or digest_of(name)
     with repository.lock(key, lambda holder: None):
         work = repository.work(key, name)
         backing = repository.backing(parent, threshold) if parent else None
-        work.begin(parent or digest("base"), backing, parent, DISK)
+        work.begin(parent or digest_of("base"), backing, parent, DISK)
         overlay = work.next_overlay()
         qcow2.create(overlay, size=None if backing else DISK, backing=backing)
         write(overlay, *commands)
@@ -79,17 +79,45 @@ def add(
     return key
 
 
-def set_back(path: Path, seconds: float) -> None:
-    """Make *path* look *seconds* older."""
-    import os
-
-    then = time.time() - seconds
-    os.utime(path, (then, then))
-
-
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
     return Repository(tmp_path / "repository")
 
 
-__all__ = ["DISK", "add", "digest", "manifest_of", "replace", "set_back", "write"]
+@pytest.fixture(name="add")
+def add_() -> Maker:
+    return add
+
+
+@pytest.fixture(name="write")
+def write_() -> Callable[..., None]:
+    return write
+
+
+@pytest.fixture(name="digest_of")
+def digest_of_() -> Callable[[str], str]:
+    return digest_of
+
+
+@pytest.fixture
+def same() -> Callable[[Path, Path], bool]:
+    """Whether two images have the same content."""
+
+    def compare(one: Path, other: Path) -> bool:
+        command = ["qemu-img", "compare", "-U", "-f", "qcow2", "-F", "qcow2", str(one), str(other)]
+        found = subprocess.run(command, capture_output=True, text=True)
+        assert found.returncode in (0, 1), found.stderr
+        return found.returncode == 0
+
+    return compare
+
+
+@pytest.fixture
+def set_back() -> Callable[[Path, float], None]:
+    """Make a path look older by so many seconds."""
+
+    def change(path: Path, seconds: float) -> None:
+        then = time.time() - seconds
+        os.utime(path, (then, then))
+
+    return change

@@ -1,0 +1,289 @@
+"""Headers are parsed without opening anything; sealing keeps the content and drops the chain."""
+
+import random
+import struct
+import subprocess
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sfvm import qcow2
+from sfvm.errors import SfvmError
+
+MIB = 1 << 20
+
+
+def qemu_io(path, *commands):
+    arguments = [word for command in commands for word in ("-c", command)]
+    subprocess.run(["qemu-io", "-f", "qcow2", "-d", "unmap", *arguments, str(path)], check=True, capture_output=True)
+
+
+def identical(one, other):
+    command = ["qemu-img", "compare", "-U", "-f", "qcow2", "-F", "qcow2", str(one), str(other)]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode in (0, 1), found.stderr
+    return found.returncode == 0
+
+
+def chain(directory, backing, seed, count):
+    """*count* overlays with random writes, zeroes and discards over *backing*; the last one."""
+    dice = random.Random(seed)
+    for number in range(count):
+        overlay = directory / f"{seed}-{number}.qcow2"
+        qcow2.create(overlay, size=None if backing else 32 * MIB, backing=backing)
+        commands = []
+        for _ in range(12):
+            offset, length = dice.randrange(0, 31 * MIB, 512), dice.randrange(512, MIB, 512)
+            kind = dice.choice((f"write -P {dice.randrange(1, 255)}", "write -z", "write -zu", "discard"))
+            commands.append(f"{kind} {offset} {length}")
+        qemu_io(overlay, *commands)
+        backing = overlay
+    return backing
+
+
+# Headers
+
+
+def test_header_of_an_overlay(tmp_path):
+    qcow2.create(tmp_path / "base.qcow2", size=5 * MIB)
+    (tmp_path / "below").mkdir()
+    qcow2.create(tmp_path / "below" / "top.qcow2", backing=tmp_path / "base.qcow2")
+    found = qcow2.header(tmp_path / "below" / "top.qcow2")
+    assert (found.size, found.backing, found.backing_format) == (5 * MIB, "../base.qcow2", "qcow2")
+    assert (found.version, found.data_file, found.encrypted, found.snapshots) == (3, None, False, 0)
+    assert qcow2.require_standalone(tmp_path / "base.qcow2").backing is None
+
+
+def test_a_backing_file_is_refused(tmp_path):
+    subprocess.run(
+        [
+            "qemu-img",
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-u",
+            "-b",
+            "/etc/shadow",
+            "-F",
+            "raw",
+            tmp_path / "evil.qcow2",
+            "1M",
+        ],
+        check=True,
+    )
+    with pytest.raises(SfvmError, match="/etc/shadow"):
+        qcow2.require_standalone(tmp_path / "evil.qcow2")
+
+
+def test_an_external_data_file_is_refused(tmp_path):
+    option = f"data_file={tmp_path / 'secret.raw'}"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", option, tmp_path / "evil.qcow2", "1M"], check=True)
+    assert qcow2.header(tmp_path / "evil.qcow2").data_file == str(tmp_path / "secret.raw")
+    with pytest.raises(SfvmError, match=r"secret\.raw"):
+        qcow2.require_plain(tmp_path / "evil.qcow2")
+
+
+@pytest.mark.parametrize("keep", ["extension", "bit"])
+def test_either_sign_of_a_data_file_is_enough(tmp_path, keep):
+    path = tmp_path / "evil.qcow2"
+    option = f"data_file={tmp_path / 'secret.raw'}"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", option, path, "1M"], check=True)
+    content = bytearray(path.read_bytes())
+    if keep == "extension":
+        content[72:80] = bytes(8)
+    else:
+        position = content.index(struct.pack(">I", qcow2.DATA_FILE_EXTENSION))
+        content[position : position + 4] = struct.pack(">I", 0x12345678)
+    path.write_bytes(content)
+    with pytest.raises(SfvmError, match="another file"):
+        qcow2.require_standalone(path)
+
+
+def test_encryption_and_snapshots_are_refused(tmp_path):
+    path = tmp_path / "snapshot.qcow2"
+    qcow2.create(path, size=MIB)
+    subprocess.run(["qemu-img", "snapshot", "-c", "one", path], check=True)
+    with pytest.raises(SfvmError, match="1 internal snapshots"):
+        qcow2.require_standalone(path)
+    locked = tmp_path / "locked.qcow2"
+    secret = "secret,id=s,data=abc"
+    options = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "--object", secret, "-o", options, locked, "1M"]
+    subprocess.run(command, check=True)
+    with pytest.raises(SfvmError, match="encrypted"):
+        qcow2.require_standalone(locked)
+
+
+def test_what_is_no_qcow2(tmp_path):
+    (tmp_path / "raw").write_bytes(b"\0" * 4096)
+    with pytest.raises(SfvmError, match="magic"):
+        qcow2.header(tmp_path / "raw")
+    with pytest.raises(SfvmError, match="cannot be read"):
+        qcow2.header(tmp_path / "missing")
+
+
+@given(cut=st.integers(0, 110), changes=st.dictionaries(st.integers(4, 400), st.integers(0, 255), max_size=6))
+def test_any_damage_is_an_error_of_ours_or_a_header(tmp_path_factory, cut, changes):
+    directory = tmp_path_factory.getbasetemp()
+    good = directory / "good.qcow2"
+    if not good.exists():
+        qcow2.create(good, size=MIB)
+    content = bytearray(good.read_bytes())
+    for position, value in changes.items():
+        content[position] = value
+    path = directory / "damaged.qcow2"
+    for variant in (content, content[:cut]):
+        path.write_bytes(variant)
+        try:
+            found = qcow2.header(path)
+        except SfvmError:
+            continue
+        assert found.version in (2, 3)
+
+
+# qemu-img
+
+
+def test_an_error_tells_why(tmp_path):
+    with pytest.raises(SfvmError, match=r"missing\.qcow2"):
+        qcow2.convert(tmp_path / "missing.qcow2", tmp_path / "target.qcow2")
+
+
+def test_missing_qemu_img(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SfvmError, match="not installed"):
+        qcow2.create(tmp_path / "a.qcow2", size=MIB)
+
+
+def test_progress_reaches_the_end(tmp_path):
+    source = tmp_path / "source.qcow2"
+    qcow2.create(source, size=32 * MIB)
+    qemu_io(source, "write -P 7 0 20M")
+    seen = []
+    qcow2.convert(source, tmp_path / "target.qcow2", progress=seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+
+
+def test_rebase_names_the_backing_file_relatively(tmp_path):
+    for name in ("one", "two"):
+        qcow2.create(tmp_path / f"{name}.qcow2", size=MIB)
+    qcow2.create(tmp_path / "top.qcow2", backing=tmp_path / "one.qcow2")
+    qcow2.rebase(tmp_path / "top.qcow2", tmp_path / "two.qcow2")
+    assert qcow2.header(tmp_path / "top.qcow2").backing == "two.qcow2"
+
+
+def test_rebase_waits_for_a_qemu_that_ends(tmp_path):
+    for name in ("one", "two"):
+        qcow2.create(tmp_path / f"{name}.qcow2", size=MIB)
+    top = tmp_path / "top.qcow2"
+    qcow2.create(top, backing=tmp_path / "one.qcow2")
+    holder = subprocess.Popen(["qemu-io", "-f", "qcow2", "-c", "sleep 700", str(top)], stdout=subprocess.DEVNULL)
+    try:
+        qcow2.rebase(top, tmp_path / "two.qcow2")
+    finally:
+        holder.kill()
+        holder.wait()
+    assert qcow2.header(top).backing == "two.qcow2"
+
+
+def test_check_finds_damage_without_the_backing_file(tmp_path):
+    qcow2.create(tmp_path / "base.qcow2", size=MIB)
+    top = tmp_path / "top.qcow2"
+    qcow2.create(top, backing=tmp_path / "base.qcow2")
+    qemu_io(top, "write -P 1 0 256k")
+    (tmp_path / "base.qcow2").unlink()
+    qcow2.check(top)
+    with top.open("r+b") as file:
+        file.seek(1 << 16)  # the refcount table
+        file.write(bytes(8))
+    with pytest.raises(SfvmError, match="check failed"):
+        qcow2.check(top)
+
+
+# Sealing
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sealing_keeps_the_content_of_every_chain(tmp_path, seed):
+    root = tmp_path / "root.qcow2"
+    tip = chain(tmp_path, None, seed, 3)
+    qcow2.seal(tip, None, None, root)
+    assert identical(tip, root)
+    assert qcow2.header(root).backing is None
+    # The next node goes on over the unsealed tip, as in a running appliance, and is sealed over the sealed parent.
+    above = chain(tmp_path, tip, 100 + seed, 4)
+    child = tmp_path / "child.qcow2"
+    qcow2.seal(above, tip, root, child)
+    assert identical(above, child)
+    assert qcow2.header(child).backing == "root.qcow2"
+    qcow2.check(child)
+
+
+def test_converting_a_chain_over_a_parent_loses_data(tmp_path):
+    """Why sealing is a rebase: ``qemu-img convert -B`` copies only the top overlay."""
+    root = tmp_path / "root.qcow2"
+    qcow2.create(root, size=MIB)
+    one, two = tmp_path / "one.qcow2", tmp_path / "two.qcow2"
+    qcow2.create(one, backing=root)
+    qemu_io(one, "write -P 1 0 64k")
+    qcow2.create(two, backing=one)
+    qemu_io(two, "write -P 2 512k 64k")
+    command = ["qemu-img", "convert", "-O", "qcow2", "-B", root, "-F", "qcow2", two, tmp_path / "wrong.qcow2"]
+    subprocess.run(command, check=True)
+    assert not identical(two, tmp_path / "wrong.qcow2")
+    qcow2.seal(two, root, root, tmp_path / "right.qcow2")
+    assert identical(two, tmp_path / "right.qcow2")
+
+
+def test_a_sealed_overlay_is_compact(tmp_path):
+    root = tmp_path / "root.qcow2"
+    qcow2.create(root, size=8 << 30)
+    qemu_io(root, "write -P 1 0 48M")
+    tip = tmp_path / "tip.qcow2"
+    qcow2.create(tip, backing=root)
+    qemu_io(tip, "write -P 2 1G 20M", "write -P 3 2G 1M", "discard 1G 20M", "discard 0 16M", "write -P 1 20M 4M")
+    sealed = tmp_path / "sealed.qcow2"
+    qcow2.seal(tip, root, root, sealed)
+    assert identical(tip, sealed)
+    assert sealed.stat().st_size < 2 * MIB  # one megabyte of data; what was trimmed or equals the parent takes no room
+
+
+def test_sealing_while_qemu_runs_on_top(tmp_path):
+    root = tmp_path / "root.qcow2"
+    qcow2.create(root, size=32 * MIB)
+    tip = chain(tmp_path, root, 7, 3)
+    running = tmp_path / "running.qcow2"
+    qcow2.create(running, backing=tip)
+    node = f"driver=qcow2,node-name=disk,file.driver=file,file.filename={running}"
+    export = f"type=nbd-server,addr.type=unix,addr.path={tmp_path / 'socket'}"
+    command = ["qemu-storage-daemon", "--blockdev", node, f"--nbd-server={export.split(',', 1)[1]}"]
+    command += ["--export", "type=nbd,id=disk,node-name=disk,writable=on"]
+    daemon = subprocess.Popen(command)
+    try:
+        deadline = time.monotonic() + 10
+        while not (tmp_path / "socket").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        with pytest.raises(SfvmError, match="lock"):  # it has them open, indeed
+            qcow2.qemu_img("rebase", "-u", "-f", "qcow2", "-b", str(root), "-F", "qcow2", running)
+        sealed = tmp_path / "sealed.qcow2"
+        qcow2.seal(tip, root, root, sealed)
+        assert daemon.poll() is None
+    finally:
+        daemon.kill()
+        daemon.wait()
+    assert identical(tip, sealed)
+
+
+def test_a_failed_seal_leaves_nothing(tmp_path):
+    root = tmp_path / "root.qcow2"
+    qcow2.create(root, size=MIB)
+    tip = tmp_path / "tip.qcow2"
+    qcow2.create(tip, backing=root)
+    root.unlink()
+    with pytest.raises(SfvmError):
+        qcow2.seal(tip, root, root, tmp_path / "sealed.qcow2")
+    assert not (tmp_path / "sealed.qcow2").exists()
