@@ -1,0 +1,122 @@
+"""An ordinary user: image, kernel and launches over the user's own libvirt session. Only root can become one."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = [
+    pytest.mark.vm,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user"),
+    pytest.mark.skipif(not shutil.which("libvirtd", path="/usr/sbin:/usr/bin"), reason="libvirtd is not installed"),
+]
+
+PROLOGUE = """
+import subprocess, sys, threading
+from pathlib import Path
+from sfvm.appliance.image import ensure
+from sfvm.appliance.launch import Drive, Shape, launch
+from sfvm.config import Settings
+from sfvm.errors import ApplianceError
+from sfvm.events import ignore
+home = Path.home()
+image = ensure(home / "cache", ignore)
+subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", home / "a.qcow2", "1G"], check=True)
+settings = Settings(repository=home / "repository", cache=home / "cache")
+lines = []
+def boot():
+    return launch(image, [Drive(home / "a.qcow2")], Shape(memory=768), settings, log=lines.append, listener=ignore)
+"""
+WHOLE_LIFE = """
+with boot() as appliance:
+    assert appliance.connection == "qemu:///session", appliance.connection
+    appliance.format("ext4")
+    appliance.mount()
+    appliance.guest.write("/state", b"one")
+    appliance.checkpoint(home / "b.qcow2")
+    frozen = (home / "a.qcow2").stat()
+    appliance.guest.write("/state", b"two")
+    assert (home / "a.qcow2").stat() == frozen
+    assert appliance.run(f"cat /sysroot/state; blkid -o value -s TYPE {appliance.device(0)}") == "twoext4\\n"
+    threading.Timer(1, appliance.kill).start()
+    try:
+        appliance.run("echo begun >&2; sleep 60")
+    except ApplianceError:
+        print("died as it should")
+    assert lines[-1] == "begun"
+print(*(path for path in Path("/tmp").glob("sfvm-vm-*") if path.owner() == home.owner()))
+"""
+WAITING = """
+with boot() as appliance:
+    print(appliance.directory, flush=True)
+    threading.Event().wait()
+"""
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """A home directory of the user nobody, in /tmp; the libvirt daemons started from it end with the module."""
+    with tempfile.TemporaryDirectory(prefix="nobody-", dir="/tmp") as directory:
+        shutil.chown(directory, "nobody")
+        yield Path(directory)
+        for file in Path(directory).glob("libvirt/**/*.pid"):
+            with contextlib.suppress(ProcessLookupError, ValueError):
+                os.kill(int(file.read_text(encoding="ascii")), signal.SIGTERM)
+
+
+def start(home: Path, program: str) -> "subprocess.Popen[str]":
+    """*program* as the user nobody."""
+    environment = {
+        "HOME": str(home),
+        "XDG_RUNTIME_DIR": str(home),
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", PROLOGUE + program],
+        env=environment,
+        cwd=home,
+        stdout=subprocess.PIPE,
+        text=True,
+        user="nobody",
+        group="nogroup",
+        extra_groups=[],
+    )
+
+
+def emulators(home: Path) -> list[str]:
+    """The QEMU processes on disks in *home*."""
+    found = subprocess.run(["pgrep", "-f", f"qemu-system.*{home}"], capture_output=True, text=True, check=False)
+    return found.stdout.split()
+
+
+def test_a_whole_life_over_libvirt(home: Path) -> None:
+    with start(home, WHOLE_LIFE) as process:
+        told, _ = process.communicate(timeout=200)
+    assert process.returncode == 0
+    assert told.split("\n") == ["died as it should", "", ""]
+    assert emulators(home) == []
+
+
+def test_kill_minus_nine_ends_the_domain(home: Path) -> None:
+    with start(home, WAITING) as process:
+        assert process.stdout is not None
+        directory = process.stdout.readline().strip()
+        assert len(emulators(home)) == 1
+        process.kill()
+    deadline = time.monotonic() + 15
+    while emulators(home) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert emulators(home) == []
+    with start(home, "boot().close()") as process:
+        process.communicate(timeout=100)
+    assert not Path(directory).exists()
