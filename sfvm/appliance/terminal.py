@@ -22,10 +22,11 @@ SHELL = "if [ -x /bin/bash ]; then exec /bin/bash -i; else exec /bin/sh -i; fi"
 
 def attach(runner: Runner, path: Path, command: str | None, kill: Callable[[], None]) -> int:
     """Run *command* (None: an interactive shell) in the guest and return its exit status. On a terminal its input and
-    output are the user's; otherwise its output goes to stdout and it has no input. *kill* ends the VM: what happens
+    output are the user's; otherwise its output goes to stdout, it has no input, and without a command what
+    stdin says is run. *kill* ends the VM: what happens
     when the user interrupts."""
-    if command is not None and not sys.stdin.isatty():
-        return _plain(runner, command)
+    if not sys.stdin.isatty():
+        return _plain(runner, sys.stdin.read() if command is None else command)
     size = shutil.get_terminal_size()
     environment = {"TERM": os.environ.get("TERM", "dumb"), "LINES": str(size.lines), "COLUMNS": str(size.columns)}
     job = Command(command or SHELL, shell="/bin/sh", env=environment)
