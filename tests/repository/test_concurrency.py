@@ -1,0 +1,244 @@
+"""Several processes and threads: one writer per key, gc beside builds, and kills at any instant."""
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from sfvm.repository import LockCancelled, Repository
+
+FORK = multiprocessing.get_context("fork")
+
+
+def holding(root, key, ready, release):
+    with Repository(root).lock(key, lambda holder: None):
+        ready.set()
+        release.wait(20)
+
+
+def test_the_second_process_waits_and_is_told_for_whom(repository):
+    ready, release = FORK.Event(), FORK.Event()
+    first = FORK.Process(target=holding, args=(repository.root, "a" * 64, ready, release))
+    first.start()
+    try:
+        assert ready.wait(10)
+        told = []
+
+        def tell(holder):
+            told.append(holder)
+            release.set()
+
+        with repository.lock("a" * 64, tell):
+            assert len(told) == 1
+        assert f"pid {first.pid} (" in told[0]
+        assert "since" in told[0]
+    finally:
+        release.set()
+        first.join(10)
+
+
+def test_waiting_can_be_cancelled(repository):
+    cancelled = threading.Event()
+    with (
+        repository.lock("a" * 64, lambda holder: None),
+        pytest.raises(LockCancelled),
+        repository.lock("a" * 64, lambda holder: cancelled.set(), cancelled.is_set),
+    ):
+        pytest.fail("two have the lock")
+
+
+def test_waiting_can_be_interrupted_by_a_signal(repository):
+    script = (
+        "import sys; from pathlib import Path; from sfvm.repository import Repository\n"
+        "with Repository(Path(sys.argv[1])).lock('a' * 64, lambda holder: print('waiting', flush=True)): pass\n"
+    )
+    with repository.lock("a" * 64, lambda holder: None):
+        command = [sys.executable, "-c", script, str(repository.root)]
+        waiting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert waiting.stdout.readline() == b"waiting\n"
+        waiting.send_signal(signal.SIGINT)
+        _, errors = waiting.communicate(timeout=10)
+    assert b"KeyboardInterrupt" in errors
+
+
+def test_a_dead_process_holds_nothing(repository):
+    ready, release = FORK.Event(), FORK.Event()
+    first = FORK.Process(target=holding, args=(repository.root, "a" * 64, ready, release))
+    first.start()
+    assert ready.wait(10)
+    first.kill()
+    first.join(10)
+    with repository.lock("a" * 64, lambda holder: pytest.fail(f"waits for {holder}")):
+        pass
+
+
+def test_threads_exclude_each_other_too(repository):
+    inside, most = [], []
+
+    def work():
+        for _ in range(5):
+            with repository.lock("a" * 64, lambda holder: None):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.001)
+                inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(most) == 20
+    assert max(most) == 1
+
+
+def naming(root, start):
+    repository = Repository(root)
+    for number in range(start, 40, 2):
+        repository.point("web", f"{number:064x}")
+
+
+def test_no_line_of_a_names_history_is_lost(repository):
+    writers = [FORK.Process(target=naming, args=(repository.root, start)) for start in (0, 1)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert sorted(int(key, 16) for _, key in repository.history("web")) == list(range(40))
+
+
+# Garbage
+
+
+def test_gc_keeps_what_a_name_or_a_descendant_needs(repository, add):
+    root = add(repository, "root", pointed=False)
+    middle = add(repository, "middle", root, pointed=False)
+    leaf = add(repository, "leaf", middle)
+    add(repository, "old", root, pointed=False)
+    preview = repository.gc(dry_run=True)
+    assert [name for _, name in preview.nodes] == ["old"]
+    assert len(repository.built_keys()) == 4
+    assert repository.gc() == preview
+    assert repository.built_keys() == {root, middle, leaf}
+    repository.remove("leaf")
+    assert [name for _, name in repository.gc().nodes] == ["leaf", "middle", "root"]
+    assert repository.built_keys() == frozenset()
+    assert list(repository.layers.iterdir()) == []
+    assert repository.gc().files == 0
+
+
+def test_gc_frees_what_a_name_stood_for_before(repository, add):
+    add(repository, "web")
+    current = add(repository, "web", key="a" * 64)
+    repository.gc()
+    assert repository.built_keys() == {current}
+
+
+def leasing(root, key, ready, release):
+    with Repository(root).lease([key]):
+        ready.set()
+        release.wait(20)
+
+
+def test_gc_keeps_what_a_running_process_has_leased(repository, add):
+    root = add(repository, "root", pointed=False)
+    leaf = add(repository, "leaf", root, pointed=False)
+    work = repository.work(leaf, "leaf")
+    work.begin(root, None, None, 1)
+    ready, release = FORK.Event(), FORK.Event()
+    process = FORK.Process(target=leasing, args=(repository.root, leaf, ready, release))
+    process.start()
+    assert ready.wait(10)
+    assert repository.gc(work_age=0).nodes == ()
+    assert work.directory.exists()
+    process.kill()  # its lease dies with it
+    process.join(10)
+    assert len(repository.gc(work_age=0).nodes) == 2
+    assert not work.directory.exists()
+    assert list((repository.root / "lock" / "leases").iterdir()) == []
+
+
+def test_gc_frees_old_work_and_leftovers(repository, add, set_back):
+    add(repository, "web")
+    for key in ("1" * 64, "2" * 64):
+        repository.work(key, "unfinished").begin("b" * 64, None, None, 1)
+    set_back(repository.root / "work" / ("1" * 64) / "journal", 3600)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    for name, age in ((f"x.{dead.pid}.abc", 3600), (f"y.{os.getpid()}.abc", 3600), (f"z.{dead.pid}.abc", 0)):
+        (repository.root / "tmp" / name).write_text("")
+        set_back(repository.root / "tmp" / name, age)
+    removed = repository.gc(work_age=1800)
+    assert removed.work == ("unfinished",)
+    assert [path.name for path in (repository.root / "work").iterdir()] == ["2" * 64]
+    assert sorted(path.name[0] for path in (repository.root / "tmp").iterdir()) == ["y", "z"]
+
+
+def building(root, add, seed, rounds):
+    repository = Repository(root)
+    dice = random.Random(seed)
+    for number in range(rounds):
+        keys = [f"{seed:032x}{number:030x}{level:02x}" for level in range(3)]
+        with repository.lease(keys):
+            parent = None
+            for level, key in enumerate(keys):
+                byte = dice.randrange(1, 255)
+                parent = add(repository, f"n{seed}-{level}", parent, key=key, commands=[f"write -P {byte} 0 64k"])
+                repository.manifest(parent)
+
+
+def test_builds_and_gc_side_by_side(repository, add):
+    repository.make()
+    builders = [FORK.Process(target=building, args=(repository.root, add, seed, 3)) for seed in (1, 2)]
+    for builder in builders:
+        builder.start()
+    collections = 0
+    while any(builder.is_alive() for builder in builders):
+        repository.gc(work_age=0)
+        collections += 1
+        time.sleep(0.02)
+    for builder in builders:
+        builder.join()
+    assert [builder.exitcode for builder in builders] == [0, 0]
+    assert collections > 3
+    assert repository.verify() == ()
+    assert len(repository.names()) == 6
+
+
+# Kills
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_killed_at_any_instant(repository, add, seed):
+    """A writer (builds, gc, and names) is killed: nothing sealed is lost, verify is clean, and all goes on."""
+    kept = add(repository, "kept")
+    child = add(repository, "child", kept, commands=["write -P 3 1M 64k"])
+    dice = random.Random(seed)
+
+    def busy():
+        building(repository.root, add, seed, 1)
+        for name in [name for name in repository.names() if name.startswith("n")][:2]:
+            repository.remove(name)
+        repository.gc(work_age=0)
+        building(repository.root, add, seed + 100, 9)
+
+    writer = FORK.Process(target=busy)
+    writer.start()
+    time.sleep(dice.uniform(0.0, 1.2))
+    writer.kill()
+    writer.join(10)
+    assert writer.exitcode == -signal.SIGKILL
+    again = Repository(repository.root)
+    assert [str(problem) for problem in again.verify() if problem.serious] == []
+    assert again.built(kept) and again.built(child)
+    assert {again.names()["kept"], again.names()["child"]} == {kept, child}
+    again.gc(work_age=0)
+    building(again.root, add, seed, 1)
+    strays = [problem for problem in again.verify() if problem.path.parent.name != "tmp"]
+    assert strays == []

@@ -1,0 +1,176 @@
+"""Unfinished work: what was done is found again, moved to whoever can use it, and never mistaken."""
+
+import json
+
+import pytest
+
+from sfvm import qcow2
+from sfvm.errors import RepositoryError
+
+MIB = 1 << 20
+BASE = "b" * 64
+
+
+def key(digit):
+    return digit * 64
+
+
+def build(repository, write, name, parent, steps, *, backing=None):
+    """Do *steps* of a node without sealing it, as in a running appliance over *backing*; return its work."""
+    work = repository.work(key(name), name)
+    sealed = repository.backing(parent) if parent else None
+    work.begin(parent or BASE, sealed, parent, MIB)
+    below = backing or sealed
+    for number, step in enumerate([*([] if parent else [None]), *steps]):
+        overlay = work.next_overlay()
+        qcow2.create(overlay, size=None if below else 64 * MIB, backing=below)
+        write(overlay, f"write -P {number + 1} {number * 64}k 64k")
+        work.record(step, overlay)
+        below = overlay
+    return work
+
+
+def test_a_root_is_resumed_after_its_last_step(repository, write):
+    build(repository, write, "1", None, ["s1", "s2"])
+    work = repository.work(key("1"), "node")
+    assert work.done == ("s1", "s2")
+    assert [path.name for path in work.checkpoints] == ["0000.qcow2", "0001.qcow2", "0002.qcow2"]
+    assert repository.adopt(BASE, ["s1", "s2", "s3"], work) == 2
+    assert work.last_good() == work.directory / "0002.qcow2"
+    assert work.next_overlay().name == "0003.qcow2"
+    assert repository.work(key("1"), "node").next_overlay().name == "0004.qcow2"  # never given out twice
+
+
+def test_the_base_alone_is_worth_keeping(repository, write):
+    build(repository, write, "1", None, [])
+    into = repository.work(key("2"), "other")
+    assert repository.adopt(BASE, ["t1"], into) == 0
+    assert len(into.checkpoints) == 1
+    assert into.done == ()
+
+
+def test_the_longest_common_beginning_is_adopted(repository, write, same):
+    source = build(repository, write, "1", None, ["s1", "s2", "s3"])
+    qcow2.create(repository.temporary() / "keep.qcow2", backing=source.checkpoints[2])
+    qcow2.convert(source.checkpoints[2], repository.temporary() / "expected.qcow2")
+    build(repository, write, "2", None, ["s1"])
+    build(repository, write, "4", None, ["x1", "s1", "s2"])
+    into = build(repository, write, "3", None, [])
+    assert repository.adopt(BASE, ["s1", "s2", "t3", "t4"], into) == 2
+    assert into.done == ("s1", "s2")
+    assert same(into.checkpoints[-1], repository.temporary() / "expected.qcow2")
+    for below, above in zip(into.checkpoints, into.checkpoints[1:], strict=False):
+        assert qcow2.header(above).backing == below.name
+    assert not source.directory.exists()
+    assert repository.work(key("3"), "again").done == ("s1", "s2")  # from the journal
+
+
+def test_locked_work_is_not_touched(repository, write):
+    source = build(repository, write, "1", None, ["s1"])
+    into = repository.work(key("2"), "other")
+    with repository.lock(key("1"), lambda holder: None):
+        assert repository.adopt(BASE, ["s1", "t2"], into) == 0
+    assert source.last_good().exists()
+    assert repository.adopt(BASE, ["s1", "t2"], into) == 1
+
+
+def test_checkpoints_of_another_nodes_work_are_backed_by_the_sealed_parent(repository, add, write, same, tmp_path):
+    """In a running appliance a child's first overlay is backed by the parent's unsealed tip."""
+    parent = add(repository, "parent", commands=["write -P 9 1M 1M"])
+    tip = tmp_path / "tip.qcow2"
+    qcow2.convert(repository.overlay(parent), tip)
+    work = build(repository, write, "1", parent, ["s1", "s2"], backing=tip)
+    qcow2.convert(work.last_good(), tmp_path / "expected.qcow2")
+    tip.unlink()
+    again = repository.work(key("1"), "node")
+    assert repository.adopt(parent, ["s1", "s2", "s3"], again) == 2
+    assert (again.directory / qcow2.header(again.checkpoints[0]).backing).samefile(repository.overlay(parent))
+    assert same(again.last_good(), tmp_path / "expected.qcow2")
+
+
+def test_work_on_a_parent_that_was_built_anew_does_not_count(repository, add, write):
+    parent = add(repository, "parent")
+    build(repository, write, "1", parent, ["s1"])
+    repository.remove("parent")
+    repository.gc()
+    add(repository, "parent", commands=["write -P 5 0 1M"])
+    work = repository.work(key("1"), "node")
+    assert repository.adopt(parent, ["s1", "s2"], work) == 0
+    assert work.checkpoints == ()
+    assert work.next_overlay().name != "0000.qcow2"
+
+
+def test_a_failed_step_is_kept_until_the_next_try(repository, add, write, same, tmp_path):
+    parent = add(repository, "parent", commands=["write -P 9 1M 1M"])
+    tip = tmp_path / "tip.qcow2"
+    qcow2.convert(repository.overlay(parent), tip)
+    work = build(repository, write, "1", parent, ["s1"], backing=tip)
+    overlay = work.next_overlay()
+    qcow2.create(overlay, backing=work.last_good())
+    work.fail(overlay, "step 2 failed")
+    tip.unlink()
+    again = repository.work(key("1"), "node")
+    assert again.failed == overlay
+    assert again.message == "step 2 failed"
+    assert same(again.failed, again.last_good())  # its whole chain is there
+    assert repository.adopt(parent, ["s1", "s2"], again) == 1
+    assert again.failed is None
+    assert not overlay.exists()
+
+
+def test_a_torn_journal_line_is_ignored(repository, write):
+    work = build(repository, write, "1", None, ["s1"])
+    journal = work.directory / "journal"
+    whole = journal.read_bytes()
+    last = whole.rstrip().rfind(b"\n") + 1
+    for cut in range(last + 1, len(whole)):
+        journal.write_bytes(whole[:cut])
+        found = repository.work(key("1"), "node")
+        complete = whole[:cut].rstrip() == whole.rstrip()
+        assert found.done == (("s1",) if complete else ())
+        assert len(found.checkpoints) == (2 if complete else 1)
+    journal.write_bytes(whole[: last + 10])
+    again = repository.work(key("1"), "node")
+    overlay = again.next_overlay()
+    qcow2.create(overlay, backing=again.last_good())
+    again.record("s1", overlay)
+    assert repository.work(key("1"), "node").done == ("s1",)
+
+
+def test_a_missing_checkpoint_ends_the_chain(repository, write):
+    work = build(repository, write, "1", None, ["s1", "s2", "s3"])
+    work.checkpoints[2].unlink()
+    assert repository.work(key("1"), "node").done == ("s1",)
+
+
+def test_a_journal_that_cannot_be_written(repository, write, monkeypatch):
+    import os
+
+    work = build(repository, write, "1", None, [])
+    overlay = work.next_overlay()
+    qcow2.create(overlay, backing=work.last_good())
+    before = (work.directory / "journal").read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RepositoryError, match="full"):
+        work.record("s1", overlay)
+    monkeypatch.undo()
+    assert (work.directory / "journal").read_bytes() == before
+    assert work.done == ()
+
+
+def test_discard(repository, write):
+    work = build(repository, write, "1", None, ["s1"])
+    work.discard()
+    assert not work.directory.exists()
+    assert repository.work(key("1"), "node").checkpoints == ()
+    work.discard()  # nothing there is no error
+
+
+def test_the_journal_is_json_lines(repository, write):
+    work = build(repository, write, "1", None, ["s1"])
+    lines = [line for line in (work.directory / "journal").read_text().splitlines() if line]
+    assert [json.loads(line)["event"] for line in lines] == ["begin", "overlay", "done", "overlay", "done"]
