@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -74,6 +75,42 @@ def write_atomically(path: Path, content: bytes, temporaries: Path) -> None:
         draft.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def keep(source: Path, sha256: str, target: Path, temporaries: Path) -> None:
+    """Copy *source*, whose content must have this SHA-256, to *target*, atomically.
+
+    :raises RepositoryError: it has another
+    """
+    draft = temporary(temporaries, target.name)
+    digest = hashlib.sha256()
+    try:
+        with source.open("rb") as reader, draft.open("xb") as writer:
+            while chunk := reader.read(1 << 20):
+                digest.update(chunk)
+                writer.write(chunk)
+            writer.flush()
+            os.fsync(writer.fileno())
+        if digest.hexdigest() != sha256:
+            raise RepositoryError(
+                f"{source} is not what was expected",
+                why=f"its sha256 is {digest.hexdigest()}, not {sha256}",
+                hint="correct the sha256 in the spec if the new content is right",
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft.rename(target)
+    finally:
+        draft.unlink(missing_ok=True)
+    sync(target.parent)
+
+
+def listing(directory: Path) -> list[str]:
+    """The names in a directory; none when it does not exist."""
+    try:
+        with os.scandir(directory) as entries:
+            return [entry.name for entry in entries]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 class Lock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
@@ -18,12 +17,14 @@ from typing import Any
 
 from sfvm import qcow2
 from sfvm.errors import RepositoryError, SfvmError, UsageError, suggestion
-from sfvm.repository import collection, verification
+from sfvm.repository import adoption, collection, verification
 from sfvm.repository.collection import Removed
-from sfvm.repository.files import Lock, sync, temporary, wait, write_atomically, writing
-from sfvm.repository.manifest import KEY, NAME, Manifest
+from sfvm.repository.files import keep, listing, sync, temporary, wait, write_atomically, writing
+from sfvm.repository.manifest import Manifest
+from sfvm.repository.names import Names
+from sfvm.repository.quarantine import set_aside_strangers
 from sfvm.repository.verification import Problem
-from sfvm.repository.work import Work, common
+from sfvm.repository.work import Work
 
 VERSION = 1
 FLAT = ".flat.qcow2"
@@ -38,7 +39,15 @@ class Repository:
     """The repository in the directory *root*, which is made when something is first written.
 
     Readers never lock. A node is built when its manifest is there, for that is written last. Safe for several
-    processes and threads; see ``docs/architecture.md`` for the files.
+    processes and threads. All names inside are relative: the directory can be moved. It holds::
+
+        format                    the version of this layout
+        layers/<key>.qcow2        sealed overlays, 0444; <key>.flat.qcow2 (and .flat.sha256): flattened twins
+        nodes/<key>.json          manifests
+        names/<name>              what a name has stood for, a JSON line each
+        work/<key>/               checkpoints and journal of an unfinished build
+        logs/<key>.log, downloads/sha256/, quarantine/, tmp/
+        lock/<key>                who builds it; lock/leases/: what gc must keep; lock/gc: shared to publish
 
     :raises RepositoryError: it is of a newer version
     """
@@ -47,6 +56,7 @@ class Repository:
         self.root = root.absolute()
         self.layers = self.root / "layers"
         self.nodes = self.root / "nodes"
+        self._names = Names(self.root)
         self._made = self._check_format()
 
     # What is there
@@ -62,8 +72,8 @@ class Repository:
 
     def built_keys(self) -> frozenset[str]:
         """The keys that have a manifest and an overlay, from one look at each directory; sizes are not compared."""
-        manifests = {name[:-5] for name in _listing(self.nodes) if name.endswith(".json")}
-        return frozenset(manifests & {name[:-6] for name in _listing(self.layers) if name.endswith(".qcow2")})
+        manifests = {name[:-5] for name in listing(self.nodes) if name.endswith(".json")}
+        return frozenset(manifests & {name[:-6] for name in listing(self.layers) if name.endswith(".qcow2")})
 
     def manifest(self, key: str) -> Manifest:
         """The manifest of a built node.
@@ -155,32 +165,15 @@ class Repository:
 
     def names(self) -> Mapping[str, str]:
         """The current key of every name, sorted by name."""
-        found = {name: self.current(name) for name in sorted(_listing(self.root / "names")) if NAME.fullmatch(name)}
-        return {name: key for name, key in found.items() if key is not None}
+        return self._names.all()
 
     def current(self, name: str) -> str | None:
         """The key that *name* stands for."""
-        lines = self.history(name)
-        return lines[-1][1] if lines else None
+        return self._names.current(name)
 
     def history(self, name: str) -> tuple[tuple[float, str], ...]:
         """When *name* came to stand for which key (seconds since the epoch), oldest first."""
-        if not NAME.fullmatch(name):
-            return ()
-        try:
-            with open(self.root / "names" / name, "rb") as file:  # noqa: PTH123  counts: a thousand names
-                lines = file.read().splitlines()
-        except (FileNotFoundError, NotADirectoryError):
-            return ()
-        found = []
-        for line in lines:
-            try:
-                record = json.loads(line)
-                if KEY.fullmatch(record["key"]):
-                    found.append((float(record["time"]), str(record["key"])))
-            except (ValueError, KeyError, TypeError):
-                continue  # verify reports it
-        return tuple(found)
+        return self._names.history(name)
 
     def last(self, name: str) -> Mapping[str, Any] | None:
         """The manifest, as JSON, of the node that *name* stands for; of a node set aside as damaged, too."""
@@ -222,36 +215,15 @@ class Repository:
 
         :raises RepositoryError: no valid name, or it cannot be written
         """
-        if not NAME.fullmatch(name) or not KEY.fullmatch(key):
-            raise RepositoryError(f"{name!r} cannot be a node's name", hint="use letters, digits, '.', '_' and '-'")
         self.make()
-        with writing(f"the name {name}", self.root), self._naming():
-            history = self.history(name)
-            if history and history[-1][1] == key:
-                return
-            records = [*history, (time.time(), key)]
-            lines = [json.dumps({"time": when, "key": which}) + "\n" for when, which in records]
-            write_atomically(self.root / "names" / name, "".join(lines).encode(), self.root / "tmp")
+        self._names.point(name, key)
 
     def remove(self, name: str) -> None:
         """Forget *name*. Its node stays as long as a descendant has a name; :meth:`gc` frees what nothing needs.
 
         :raises UsageError: there is no such name
         """
-        path = self.root / "names" / name
-        if not NAME.fullmatch(name) or not path.exists():
-            raise UsageError(f"no name {name!r} in the repository", hint=suggestion(name, self.names()))
-        with writing(f"the name {name}", self.root), self._naming():
-            path.unlink(missing_ok=True)
-            sync(path.parent)
-
-    @contextmanager
-    def _naming(self) -> Iterator[None]:
-        lock = wait(self.root / "lock" / "names")
-        try:
-            yield
-        finally:
-            lock.release()
+        self._names.remove(name)
 
     # Building
 
@@ -306,41 +278,7 @@ class Repository:
 
         :raises SfvmError: the journal cannot be written, or qemu-img fails
         """
-        own = self._usable(into, base_key, step_keys)
-        best, best_key = own, None
-        for key in _listing(self.root / "work"):
-            if key != into.key and KEY.fullmatch(key) and not self.built(key):
-                count = self._usable(self.work(key, ""), base_key, step_keys)
-                if count > best:
-                    best, best_key = count, key
-        if best_key is not None:
-            lock = Lock.take(self.root / "lock" / best_key)
-            if lock is not None:
-                try:
-                    other = self.work(best_key, "")
-                    if not self.built(best_key) and (count := self._usable(other, base_key, step_keys)) > own:
-                        into.tidy()
-                        into.take(other, count)
-                        own = count
-                finally:
-                    lock.release(remove=True)
-        if own == 0 or own < len(into.checkpoints):
-            into.reset()
-            return 0
-        into.tidy()
-        if into.backing_key is not None:
-            into.rebacked(self.backing(into.backing_key))
-        into.mend()
-        return len(into.done)
-
-    def _usable(self, work: Work, base_key: str, step_keys: Sequence[str]) -> int:
-        """How many checkpoints of *work* a build with these keys can go on from."""
-        if work.base_key != base_key:
-            return 0
-        parent = work.backing_key
-        if parent is not None and (not self.built(parent) or self.manifest(parent).origin != work.backing_origin):
-            return 0
-        return common(work.records, step_keys)
+        return adoption.adopt(self, base_key, step_keys, into)
 
     def publish(self, key: str, sealed: Path, manifest: Manifest) -> None:
         """Put the overlay *sealed* (on this file system; it is moved) and its *manifest* into the repository. Once
@@ -367,6 +305,7 @@ class Repository:
                     f"the sealed overlay of {manifest.name} does not fit its manifest",
                     why=f"key {key[:12]}, backing file {header.backing!r}, {sealed.stat().st_size} bytes",
                 )
+            set_aside_strangers(self, key, origin)
             sealed.chmod(0o444)
             sync(sealed)
             self.layers.mkdir(exist_ok=True)
@@ -409,29 +348,9 @@ class Repository:
         :raises RepositoryError: it has another, or cannot be copied
         """
         target = self.download(sha256)
-        if target.exists():
-            return target
-        draft = temporary(self.temporary(), "download")
-        try:
+        if not target.exists():
             with writing("a download", self.root):
-                digest = hashlib.sha256()
-                with source.open("rb") as reader, draft.open("xb") as writer:
-                    while chunk := reader.read(1 << 20):
-                        digest.update(chunk)
-                        writer.write(chunk)
-                    writer.flush()
-                    os.fsync(writer.fileno())
-                if digest.hexdigest() != sha256:
-                    raise RepositoryError(
-                        f"{source} is not what was expected",
-                        why=f"its sha256 is {digest.hexdigest()}, not {sha256}",
-                        hint="correct the sha256 in the spec if the new content is right",
-                    )
-                target.parent.mkdir(parents=True, exist_ok=True)
-                draft.rename(target)
-                sync(target.parent)
-        finally:
-            draft.unlink(missing_ok=True)
+                keep(source, sha256, target, self.temporary())
         return target
 
     # Care
@@ -501,14 +420,6 @@ class Repository:
                 hint="use a newer sfvm, or another repository with --repository DIR",
             )
         return True
-
-
-def _listing(directory: Path) -> list[str]:
-    try:
-        with os.scandir(directory) as entries:
-            return [entry.name for entry in entries]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 def command_line() -> str:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfvm import qcow2
-from sfvm.errors import RepositoryError, SfvmError
+from sfvm.errors import SfvmError
 from sfvm.repository.collection import leased, leftovers
-from sfvm.repository.files import Lock, sync, wait, writing
+from sfvm.repository.files import Lock, wait, writing
 from sfvm.repository.manifest import KEY, NAME, Manifest
+from sfvm.repository.quarantine import move, set_aside
 
 if TYPE_CHECKING:
     from sfvm.repository.store import Repository
@@ -195,7 +196,7 @@ def _repair(repository: Repository, problems: list[Problem]) -> tuple[Problem, .
         if repository.built(problem.key):
             try:
                 repository.flatten(problem.key)
-            except RepositoryError as error:
+            except SfvmError as error:
                 done = [replace(p, repaired=False, message=error.render()) if p == problem else p for p in done]
     return tuple(reversed(done))
 
@@ -206,28 +207,16 @@ def _put_right(repository: Repository, problem: Problem, used: set[str]) -> Prob
     match problem.kind:
         case "manifest" | "overlay" | "parent":
             assert problem.key is not None  # these concern a node
-            _set_aside(repository, problem.key)
+            set_aside(repository, problem.key)
         case "twin":
             problem.path.unlink(missing_ok=True)
         case "stray":
             _remove(problem.path)
         case "name" if problem.key is None:
-            _move(problem.path, repository.root / "quarantine" / f"name-{problem.path.name}")
+            move(problem.path, repository.root / "quarantine" / f"name-{problem.path.name}")
         case _:
             return problem  # only a build can
     return replace(problem, repaired=True)
-
-
-def _set_aside(repository: Repository, key: str) -> None:
-    for path in (repository.nodes / f"{key}.json", repository.overlay(key)):
-        _move(path, repository.root / "quarantine" / path.name)
-    sync(repository.nodes)
-
-
-def _move(path: Path, target: Path) -> None:
-    target.parent.mkdir(exist_ok=True)
-    if path.exists():
-        path.replace(target)
 
 
 def _remove(path: Path) -> None:

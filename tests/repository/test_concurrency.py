@@ -214,7 +214,7 @@ def test_builds_and_gc_side_by_side(repository, add):
 # Kills
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_killed_at_any_instant(repository, add, seed):
     """A writer (builds, gc, and names) is killed: nothing sealed is lost, verify is clean, and all goes on."""
     kept = add(repository, "kept")

@@ -1,5 +1,6 @@
 """Whatever is damaged is found, named, set aside on request, and can be built anew."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -93,13 +94,33 @@ def test_the_last_manifest_of_a_node_set_aside_is_remembered(repository, tree):
     assert [path.suffix for path in (repository.root / "quarantine").iterdir()] == [".json"]
 
 
-def test_a_parent_built_anew_does_not_fit_its_children(repository, add, tree):
+def lose_all(repository, key):
     for directory in (repository.nodes, repository.layers):
-        for path in directory.glob(f"{tree['middle']}.*"):
+        for path in directory.glob(f"{key}.*"):
             path.unlink()
-    add(repository, "middle", tree["root"], commands=["write -P 77 1M 64k"])
-    problems = repository.verify()
-    assert [(problem.kind, problem.key) for problem in problems] == [("parent", tree["leaf"])]
+
+
+def test_a_parent_built_anew_takes_what_does_not_fit_out_of_use(repository, add, tree):
+    lose_all(repository, tree["root"])
+    add(repository, "root", commands=["write -P 77 1M 64k"])
+    assert repository.built_keys() == {tree["root"]}
+    assert [problem for problem in repository.verify() if problem.serious] == []
+
+
+def test_a_parent_built_anew_with_the_same_bytes_fits(repository, add, tree):
+    before = repository.manifest(tree["root"]).origin
+    lose_all(repository, tree["root"])
+    add(repository, "root")
+    assert repository.manifest(tree["root"]).origin == before
+    assert repository.built_keys() == set(tree.values())
+    assert repository.verify() == ()
+
+
+def test_a_child_of_another_build_of_its_parent_is_found(repository, tree):
+    path = repository.nodes / f"{tree['leaf']}.json"
+    found = json.loads(path.read_bytes()) | {"parent_origin": "e" * 64}
+    path.write_text(json.dumps(found))
+    assert [(problem.kind, problem.key) for problem in repository.verify()] == [("parent", tree["leaf"])]
 
 
 def test_what_is_in_use_is_not_set_aside(repository, tree):
