@@ -21,11 +21,11 @@ from sfvm.cli.options import (
     resolve,
 )
 from sfvm.cli.output import columns, duration, plural, size, style, write_json
-from sfvm.errors import UsageError
+from sfvm.errors import UsageError, suggestion
 
 if TYPE_CHECKING:
     from sfvm.appliance.launch import Appliance
-    from sfvm.bundle import FormatRequest
+    from sfvm.bundle.format import FormatRequest
     from sfvm.cli.progress import Progress
     from sfvm.config import Settings
     from sfvm.errors import StepError
@@ -131,7 +131,7 @@ def build(
     names = tuple(dict.fromkeys(nodes))
     resolved = resolve(options, names, arguments)
     settings = options.settings(jobs)
-    requests = _requests(settings, formats, values)
+    requests = _requests(formats, values)
 
     from sfvm import tree
     from sfvm.build import build as run
@@ -221,7 +221,7 @@ def bundle(
     from sfvm.cli.progress import shown
 
     settings, repository = options.settings(), options.open()
-    requests = _requests(settings, formats, values)
+    requests = _requests(formats, values)
     manifest = repository.manifest(repository.resolve(node))
     name = node if node in repository.names() else manifest.name
     with shown(options, log=log, file=events) as progress:
@@ -229,18 +229,26 @@ def bundle(
     _print_paths(paths)
 
 
-def _requests(settings: Settings, formats: Sequence[str], values: dict[str, str]) -> tuple[FormatRequest, ...]:
+def _requests(formats: Sequence[str], values: dict[str, str]) -> tuple[FormatRequest, ...]:
     """The formats asked for, checked before anything starts.
 
-    :raises UsageError: a format that does not exist, or ``--set`` without one
+    :raises UsageError: a format that does not exist, or ``--set`` of a param that none has
     """
     if not formats:
         if values:
             raise UsageError("--set needs a format", hint="add --bundle FORMAT")
         return ()
-    from sfvm.bundle import request
+    from sfvm.bundle.format import request
 
-    return tuple(request(settings, name, values) for name in dict.fromkeys(formats))
+    requests = tuple(request(name, values, several=True) for name in dict.fromkeys(formats))
+    known = {param.name for wanted in requests for param in wanted.format.params}
+    for name in values:
+        if name not in known:
+            raise UsageError(
+                f"--set {name}: none of the formats has such a param",
+                hint=suggestion(name, known) or "sfvm format list",
+            )
+    return requests
 
 
 def _bundle(

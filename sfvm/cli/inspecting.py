@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -169,7 +170,11 @@ def log(options: Options, node: str) -> None:
     keys: list[str] = []
     problems: list[SfvmError] = []
     # The spec may be broken or gone: what was built keeps its log. And a first build that failed has no name yet.
-    for find in (lambda: resolve(options, [node])[-1].key, lambda: repository.resolve(node)):
+    finders: tuple[Callable[[], str], ...] = (
+        lambda: resolve(options, [node])[-1].key,
+        lambda: repository.resolve(node),
+    )
+    for find in finders:
         try:
             keys.append(find())
         except SfvmError as error:

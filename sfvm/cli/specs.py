@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from sfvm.cli.options import Command, Group, Options, complete_node, param_option, pass_options, resolve
+from sfvm.cli.options import (
+    Command,
+    Group,
+    Options,
+    complete_format,
+    complete_node,
+    param_option,
+    pass_options,
+    resolve,
+)
 from sfvm.cli.output import columns, style, write_json
 from sfvm.errors import SfvmError, UsageError, suggestion
 
@@ -120,10 +130,7 @@ def list_(options: Options, as_json: bool) -> None:
                     "parent": found.parent,
                     "summary": found.summary,
                     "path": str(found.path),
-                    "params": [
-                        {"name": p.name, "default": p.default, "pattern": p.pattern, "choices": p.choices}
-                        for p in found.params
-                    ],
+                    "params": _params_json(found.params),
                 }
                 for found in specs
             ]
@@ -205,7 +212,13 @@ def help_(verb: str | None) -> None:
 
 
 def _summary(kind: type[Any]) -> str:
-    return (inspect.getdoc(kind) or "").partition("\n")[0]
+    return _documentation(kind).partition("\n")[0]
+
+
+def _documentation(kind: type[Any]) -> str:
+    """The class's docstring; not the signature that dataclass() puts there when there is none."""
+    text = inspect.cleandoc(kind.__doc__ or "")
+    return "" if text.startswith(f"{kind.__name__}(") else text
 
 
 def _explain(group: str, verb: str, kind: type[Any]) -> None:
@@ -220,7 +233,7 @@ def _explain(group: str, verb: str, kind: type[Any]) -> None:
     inside = {"steps": "steps", "bases": "base"}.get(group)
     element = (top.children[inside] if inside else top).children[verb]
     click.echo(style(f"<{verb}>", bold=True) + f"  {GROUPS[group].lower()}")
-    click.echo(inspect.cleandoc(kind.__doc__ or ""))
+    click.echo(_documentation(kind))
     pending = [("", element)]
     while pending:
         path, found = pending.pop(0)
@@ -259,9 +272,49 @@ def format_list(options: Options, as_json: bool) -> None:
     from sfvm.bundle.format import Formats
 
     formats = Formats()
-    found = [formats.get(name) for name in formats.names()]
+    found, problems = [], []
+    for name in formats.names():
+        try:
+            found.append(formats.get(name))
+        except SfvmError as error:
+            problems.append((name, error))
     if as_json:
-        write_json([{"name": f.name, "summary": f.summary, "produces": f.produces} for f in found])
+        write_json(
+            [
+                {
+                    "name": f.name,
+                    "summary": f.summary,
+                    "produces": f.produces,
+                    "path": str(f.path),
+                    "params": _params_json(f.params),
+                }
+                for f in found
+            ]
+        )
         return
-    for line in columns([(style(f.name, bold=True), f.summary) for f in found]):
+    rows = [(style(f.name, bold=True), f.produces, f.summary) for f in found]
+    rows += [(style(name, fg="red"), "(invalid)", str(error.what)) for name, error in problems]
+    for line in columns(rows):
         click.echo(line)
+
+
+@format_.command("show")
+@click.argument("name", shell_complete=complete_format)
+def format_show(name: str) -> None:
+    """Print a format's spec, with its params.
+
+    \b
+    Example:
+      sfvm format show qcow2
+    """
+    from sfvm.bundle.format import Formats
+
+    found = Formats().get(name)
+    click.echo(f"{style(found.name, bold=True)}  {found.summary}  ({found.path})")
+    for line in columns([_param(param) for param in found.params]):
+        click.echo("  " + line)
+    click.echo(found.path.read_text(encoding="utf-8"), nl=False)
+
+
+def _params_json(params: Sequence[Any]) -> list[dict[str, Any]]:
+    return [{"name": p.name, "default": p.default, "pattern": p.pattern, "choices": p.choices} for p in params]
