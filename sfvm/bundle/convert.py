@@ -1,0 +1,84 @@
+"""``convert``: the disk in the format of a hypervisor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+from sfvm import qcow2
+from sfvm.bundle.stage import Stage
+from sfvm.document import Element
+from sfvm.errors import BundleError, Place
+
+
+@dataclass(frozen=True)
+class Convert:
+    """The disk as one file, as ``qemu-img convert`` writes it: always standalone, without a backing file.
+
+    Example::
+
+        <convert to="qcow2" options="compat=1.1" compress="zlib" as="${name}.qcow2"/>
+
+    ``to`` is one of QEMU's formats, ``options`` are its creation options, ``compress`` is ``no``, ``zlib`` or ``zstd``
+    (qcow2; old readers know only zlib).
+    """
+
+    element: ClassVar[str] = "convert"
+    version: ClassVar[int] = 1
+    schema: ClassVar[str] = """
+    <element name="convert">
+      <attribute name="to">
+        <choice>
+          <value>raw</value><value>qcow2</value><value>vmdk</value><value>vpc</value><value>vhdx</value><value>vdi</value>
+        </choice>
+      </attribute>
+      <attribute name="as"><ref name="string"/></attribute>
+      <optional><attribute name="options"><ref name="string"/></attribute></optional>
+      <optional><attribute name="subformat"><ref name="word"/></attribute></optional>
+      <optional>
+        <attribute name="compress"><choice><value>no</value><value>zlib</value><value>zstd</value></choice></attribute>
+      </optional>
+    </element>"""
+
+    to: str
+    name: str
+    options: str
+    compress: str
+    place: Place = field(compare=False)
+
+    @classmethod
+    def parse(cls, element: Element) -> Self:
+        options = [element.get("options") or ""]
+        if subformat := element.get("subformat"):
+            options.append(f"subformat={subformat}")
+        compress = element.get("compress") or "no"
+        if compress != "no":
+            options.append(f"compression_type={compress}")
+        joined = ",".join(option for option in options if option)
+        return cls(element.attributes["to"], element.attributes["as"], joined, compress, element.place)
+
+    def title(self) -> str:
+        return f"convert {self.to}"
+
+    def inputs(self) -> Mapping[str, Any]:
+        return {"to": self.to, "as": self.name, "options": self.options, "compress": self.compress}
+
+    def make(self, stage: Stage) -> None:
+        """Write the artifact.
+
+        :raises BundleError: the format has no layout, so there is no disk
+        """
+        if stage.disk is None:
+            raise BundleError("convert needs a disk", place=self.place, hint="add a <layout> to the format")
+        target = stage.new(self.name, self.place)
+        if self.to == "raw":
+            os.link(stage.disk, target)  # the disk is raw already
+            return
+        options = ["-o", self.options] if self.options else []
+        compress = [] if self.compress == "no" else ["-c"]
+        qcow2.qemu_img(
+            "convert", "-p", "-W", "-m", str(min(os.cpu_count() or 1, 16)), *compress, "-f", "raw", "-O", self.to,
+            *options, stage.disk, target, progress=stage.progress,
+        )  # fmt: skip

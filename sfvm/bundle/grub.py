@@ -1,0 +1,109 @@
+"""GRUB on a disk image without running it there: the images are made in the appliance, their places are arithmetic.
+
+Sources: GRUB's ``include/grub/i386/pc/boot.h`` (offsets in boot.img), ``grub-core/boot/i386/pc/diskboot.S`` (the block
+list at the end of the first sector of core.img), and ``util/setup.c``, which does the same on a running system.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterable, Sequence
+
+KERNEL_SECTOR = 0x5C
+"""Offset in boot.img of the sector, 64-bit little-endian, that core.img begins at."""
+DRIVE_CHECK = 0x66
+"""Offset in boot.img of a jump that only floppies need; no-ops make it trust the BIOS's drive number."""
+BLOCK_LIST = 500
+"""Offset in core.img of the block list: start sector (64 bit), sectors (16 bit), segment (16 bit)."""
+LOAD_SEGMENT = 0x820
+SECTOR = 512
+
+MODULES = (
+    "normal boot linux configfile search search_fs_uuid part_gpt part_msdos ext2 xfs btrfs fat echo test true ls cat "
+    "serial terminal minicmd reboot halt loadenv gzio all_video"
+)
+PLATFORMS = {"i386-pc": f"biosdisk {MODULES}", "x86_64-efi": MODULES}
+
+
+def boot_code(boot: bytes, core_sector: int) -> bytes:
+    """The first 440 bytes of the disk: boot.img that loads core.img from *core_sector*."""
+    code = bytearray(boot[:440])
+    code[KERNEL_SECTOR : KERNEL_SECTOR + 8] = struct.pack("<Q", core_sector)
+    code[DRIVE_CHECK : DRIVE_CHECK + 2] = b"\x90\x90"
+    return bytes(code)
+
+
+def place_core(core: bytes, core_sector: int) -> bytes:
+    """core.img for the place *core_sector*, padded to whole sectors."""
+    sectors = -(-len(core) // SECTOR)
+    placed = bytearray(core.ljust(sectors * SECTOR, b"\0"))
+    placed[BLOCK_LIST:SECTOR] = struct.pack("<QHH", core_sector + 1, sectors - 1, LOAD_SEGMENT)
+    return bytes(placed)
+
+
+def early_configuration(root_uuid: str) -> str:
+    """What GRUB runs first, embedded in its images: find the root filesystem, go on with its grub.cfg."""
+    return f"search.fs_uuid {root_uuid} root\nset prefix=($root)/boot/grub\n"
+
+
+def kernels(names: Iterable[str]) -> tuple[str, ...]:
+    """The versions of the kernels among the file *names* of /boot (``vmlinuz-VERSION``), newest first."""
+    versions = [name.removeprefix("vmlinuz-") for name in names if name.startswith("vmlinuz-")]
+    return tuple(sorted(versions, key=_ordering, reverse=True))
+
+
+def _ordering(version: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"[.\-_+~]", version)]
+
+
+def arguments(consoles: Sequence[str], more: str = "") -> str:
+    """The kernel's arguments for *consoles* (the last one becomes /dev/console)."""
+    words = [f"console={name},115200n8" if name.startswith("ttyS") else f"console={name}" for name in consoles]
+    return " ".join([*words, more]).strip()
+
+
+def configuration(
+    root_uuid: str, boot: Sequence[str], title: str, consoles: Sequence[str], more: str, timeout: int
+) -> str:
+    """grub.cfg for the kernels in /boot, whose file names are *boot*."""
+    lines = ["# Made by sfvm; update-grub replaces it.", f"set timeout={timeout}", "set default=0"]
+    if any(name.startswith("ttyS") for name in consoles):
+        lines += [
+            "if serial --unit=0 --speed=115200; then",
+            "  terminal_input console serial",
+            "  terminal_output console serial",
+            "fi",
+        ]
+    for version in kernels(boot):
+        lines += [
+            f"menuentry '{title}, Linux {version}' {{",
+            f"  search.fs_uuid {root_uuid} root",
+            f"  linux /boot/vmlinuz-{version} root=UUID={root_uuid} ro {arguments(consoles, more)}",
+        ]
+        for initrd in (f"initrd.img-{version}", f"initramfs-{version}.img", f"initramfs-{version}"):
+            if initrd in boot:
+                lines.append(f"  initrd /boot/{initrd}")
+                break
+        lines.append("}")
+    return "\n".join(lines) + "\n"
+
+
+def defaults(consoles: Sequence[str], more: str, timeout: int) -> str:
+    """/etc/default/grub.d/sfvm.cfg: so that update-grub in the running system keeps console and arguments."""
+    lines = [f"GRUB_TIMEOUT={timeout}", f'GRUB_CMDLINE_LINUX="{arguments(consoles, more)}"']
+    if any(name.startswith("ttyS") for name in consoles):
+        lines += ['GRUB_TERMINAL="console serial"', 'GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"']
+    return "\n".join(lines) + "\n"
+
+
+def images(root_uuid: str, directory: str) -> str:
+    """A script for the appliance that makes ``core.img`` and ``BOOTX64.EFI`` in *directory*, and copies boot.img."""
+    lines = [f"cat >{directory}/early.cfg <<'END'\n{early_configuration(root_uuid)}END"]
+    for platform, output in (("i386-pc", "core.img"), ("x86_64-efi", "BOOTX64.EFI")):
+        lines.append(
+            f"grub-mkimage -O {platform} -o {directory}/{output} -p /boot/grub -c {directory}/early.cfg "
+            f"{PLATFORMS[platform]}"
+        )
+    lines.append(f"cp /usr/lib/grub/i386-pc/boot.img {directory}/")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,84 @@
+"""``tar``: the node's files as one archive."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import IO, Any, ClassVar, Self
+
+from sfvm.bundle.stage import Stage
+from sfvm.document import Element
+from sfvm.errors import BundleError, Place
+
+BLOCK = 4 << 20
+
+
+@dataclass(frozen=True)
+class Tar:
+    """All files of the node: numeric owners, modes, hard links, device nodes, xattrs, ACLs, file capabilities.
+
+    Example::
+
+        <tar as="${name}.tar.gz" compression="gzip"/>
+
+    ``compression`` is ``none``, ``gzip``, ``xz`` or ``zstd``.
+    """
+
+    element: ClassVar[str] = "tar"
+    version: ClassVar[int] = 1
+    schema: ClassVar[str] = """
+    <element name="tar">
+      <attribute name="as"><ref name="string"/></attribute>
+      <optional>
+        <attribute name="compression">
+          <choice><value>none</value><value>gzip</value><value>xz</value><value>zstd</value></choice>
+        </attribute>
+      </optional>
+    </element>"""
+
+    name: str
+    compression: str
+    place: Place = field(compare=False)
+
+    @classmethod
+    def parse(cls, element: Element) -> Self:
+        return cls(element.attributes["as"], element.get("compression") or "none", element.place)
+
+    def title(self) -> str:
+        return f"tar {self.compression}"
+
+    def inputs(self) -> Mapping[str, Any]:
+        return {"as": self.name, "compression": self.compression}
+
+    def make(self, stage: Stage) -> None:
+        """Write the artifact.
+
+        :raises BundleError: the format has a layout, so a disk was made and no archive
+        """
+        if stage.archive is None:
+            raise BundleError("tar goes without a layout", place=self.place, hint="remove the <layout> of the format")
+        target = stage.new(self.name, self.place)
+        if self.compression == "none":
+            os.link(stage.archive, target)
+            return
+        with stage.archive.open("rb") as source, target.open("xb") as file, self._compressor(file) as sink:
+            total, done = max(stage.archive.stat().st_size, 1), 0
+            while block := source.read(BLOCK):
+                sink.write(block)
+                done += len(block)
+                stage.progress(done / total)
+
+    def _compressor(self, file: IO[bytes]) -> Any:
+        """A file-like object; without time stamps and names, so that equal archives stay equal."""
+        if self.compression == "gzip":
+            import gzip
+
+            return gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0)
+        if self.compression == "xz":
+            import lzma
+
+            return lzma.LZMAFile(file, "wb", preset=6)
+        import zstandard
+
+        return zstandard.ZstdCompressor(level=3, threads=-1).stream_writer(file, closefd=False)
