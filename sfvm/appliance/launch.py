@@ -23,6 +23,7 @@ from sfvm.appliance.profile import Profile
 from sfvm.appliance.runner import Runner
 from sfvm.appliance.scratch import Scratch
 from sfvm.appliance.terminal import attach
+from sfvm.appliance.waiting import interruptible
 from sfvm.config import Settings
 from sfvm.errors import ApplianceError
 from sfvm.events import Listener
@@ -142,6 +143,7 @@ class Appliance:
         self._handle = handle
         handle.set_path(str(image.directory))
         handle.set_tmpdir(str(self.directory))
+        handle.set_cachedir(str(image.directory))  # what libguestfs has learnt about QEMU
         handle.set_hv(str(image.emulator(self.profile.name)))
         handle.set_pgroup(True)  # Ctrl-C is for us to handle, not for QEMU
         handle.set_memsize(shape.memory)
@@ -163,13 +165,13 @@ class Appliance:
         watch.daemon = True
         watch.start()
         try:
-            handle.launch()
+            interruptible(handle.launch, self._kill_by_directory)
         except RuntimeError as error:
             raise self._died("the appliance did not start", str(error)) from error
         finally:
             watch.cancel()
         self.scratch.note(self.hypervisor.started(handle))
-        self.guest = ApplianceGuest(handle, Runner(handle, self.channel, self._died), self._died)
+        self.guest = ApplianceGuest(handle, Runner(handle, self.channel, self._died, self.kill), self._died)
 
     def _attach(self, handle: guestfs.GuestFS) -> None:
         for drive in self.drives:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sfvm.appliance.channel import LogChannel
+from sfvm.appliance.waiting import interruptible
 from sfvm.errors import ApplianceError
 from sfvm.guest import Command, CommandFailed
 
@@ -26,14 +27,19 @@ CAPTURED = 1 << 20
 
 
 class Runner:
-    """See the module. *died* makes the error for a VM that no longer answers."""
+    """See the module. *died* makes the error for a VM that no longer answers, *kill* ends the VM."""
 
     def __init__(
-        self, handle: guestfs.GuestFS, channel: LogChannel, died: Callable[[str, str], ApplianceError]
+        self,
+        handle: guestfs.GuestFS,
+        channel: LogChannel,
+        died: Callable[[str, str], ApplianceError],
+        kill: Callable[[], None],
     ) -> None:
         self.handle = handle
         self.channel = channel
         self.died = died
+        self.kill = kill
         self._numbers = itertools.count(1)
 
     def run(self, command: Command, *, capture: bool = False) -> str:
@@ -52,7 +58,7 @@ class Runner:
 
         self.channel.log = remember
         try:
-            self.shell(f"/usr/lib/sfvm/run {directory}")
+            interruptible(lambda: self.shell(f"/usr/lib/sfvm/run {directory}"), self.kill)
             status = self.channel.wait(number)
         finally:
             self.channel.log = log

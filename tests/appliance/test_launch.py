@@ -197,3 +197,27 @@ def test_signals_leave_nothing(image: Image, tmp_path: Path, number: signal.Sign
     if number == signal.SIGKILL:  # nobody was left to clean up: the next one does
         start(image, disk).close()
     assert [directory for directory in directories if Path(directory).exists()] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("phase", ["launch", "command"])
+def test_signals_end_what_is_going_on(image: Image, tmp_path: Path, number: signal.Signals, phase: str) -> None:
+    program = PROGRAM.replace("    signal.pause()", '    appliance.run("sleep 1000")')
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(image.directory.parent.parent), str(empty(tmp_path / "a.qcow2"))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+
+        def emulators() -> list[str]:
+            found = subprocess.run(["pgrep", "-f", f"qemu-system.*{tmp_path}"], capture_output=True, check=False)
+            return found.stdout.decode().split()
+
+        assert eventually(lambda: emulators() != [], 60)
+        if phase == "command":
+            process.stdout.readline()
+        os.kill(process.pid, number)
+        assert process.wait(20) != 0
+    assert emulators() == []

@@ -1,0 +1,39 @@
+"""Calls that signals can end."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from sfvm.appliance.waiting import interruptible
+
+
+def test_results_and_errors_come_through() -> None:
+    assert interruptible(lambda: 42, lambda: None) == 42
+    with pytest.raises(ZeroDivisionError):
+        interruptible(lambda: 1 // 0, lambda: None)
+
+
+def test_a_signal_stops_the_call() -> None:
+    stopped = threading.Event()
+
+    def call() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stopped.wait(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(call, stopped.set)
+    assert stopped.is_set()
+
+
+def test_other_threads_call_directly() -> None:
+    names: list[str] = []
+
+    def work() -> None:
+        interruptible(lambda: names.append(threading.current_thread().name), lambda: None)
+
+    thread = threading.Thread(target=work, name="ours")
+    thread.start()
+    thread.join()
+    assert names == ["ours"]
