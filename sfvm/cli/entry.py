@@ -104,6 +104,8 @@ def _usage(error: click.ClickException) -> UsageError:
         known = [name for parameter in context.command.get_params(context) for name in parameter.opts]
         close = suggestion(error.option_name, [name for name in known if name.startswith("--")])
         what = f"there is no option {error.option_name!r}"
+        if context.info_name == "run":
+            hint = "sfvm run NODE -- COMMAND: options of COMMAND stand behind --"
         hint = close if close and close.startswith("did") else hint
     elif isinstance(error, click.NoSuchOption):
         what = f"there is no option {error.option_name!r}"

@@ -53,6 +53,8 @@ class Live:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        with self._guard:
+            self.state.stopped = True
         self._live.stop()
 
     @contextmanager
@@ -77,24 +79,24 @@ class Live:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         with self._guard:
-            lines = frame(self.state, time.time(), console.size.height - 1)
+            lines = frame(self.state, time.time(), console.size.height - 1, options.max_width)
         for line in lines:
             line.truncate(options.max_width, overflow="ellipsis")
             yield from line.render(console)
             yield Segment.line()
 
 
-def frame(state: BuildState, now: float, height: int) -> list[Text]:
-    """The display of *state* at the time *now*, at most *height* lines."""
-    below = [_preparing(what, fraction, now) for what, fraction in state.preparing.items()]
+def frame(state: BuildState, now: float, height: int, width: int = 100) -> list[Text]:
+    """The display of *state* at the time *now*: at most *height* lines, meant for *width* columns."""
+    below = [_preparing(state, what, fraction, now) for what, fraction in state.preparing.items()]
     below += [_bundle(state, key, now) for key in state.bundles]
     if state.nodes:
         below.append(_summary(state, now))
     below = below[-height:]
-    return _nodes(state, now, max(height - len(below), 0)) + below
+    return _nodes(state, now, max(height - len(below), 0), width) + below
 
 
-def _nodes(state: BuildState, now: float, room: int) -> list[Text]:
+def _nodes(state: BuildState, now: float, room: int, width: int) -> list[Text]:
     """The tree, or as much of it as there is room for. Only what is seen is drawn: a frame of a thousand nodes costs
     no more than one of twenty."""
     drawn = branches([(node.name, node.parent) for node in state.nodes.values()])
@@ -105,7 +107,7 @@ def _nodes(state: BuildState, now: float, room: int) -> list[Text]:
         if position is None:
             skipped += 1
             continue
-        lines += _more(skipped) + _node(order[position], *drawn[position][1:], now)
+        lines += _more(skipped) + _node(state, order[position], *drawn[position][1:], now, width)
         skipped = 0
     return (lines + _more(skipped))[:room]
 
@@ -137,15 +139,16 @@ def _more(count: int) -> list[Text]:
     return [Text(f"⋮ {plural(count, 'more node')}", style="dim")] if count else []
 
 
-def _node(node: NodeState, margin: str, below: str, now: float) -> list[Text]:
+def _node(state: BuildState, node: NodeState, margin: str, below: str, now: float, width: int) -> list[Text]:
     text = Text(margin, style="dim", end="")
     if node.phase == RUNNING:
-        text.append(SPINNER[int(now * 8) % len(SPINNER)] + " ", style="cyan")
+        text.append(_spinner(state, now), style="cyan")
         text.append(node.name, style="bold")
-        text.append(f"  {_step(node)} {node.title}")
-        spent = duration(now - node.step_began)
         usual = f" of about {duration(node.step_expected)}" if node.step_expected else ""
-        text.append(f"  {spent}{usual}", style="cyan")
+        spent = f"  {duration(now - node.step_began)}{usual}"
+        title = Text(f"  {_step(node)} {printable(node.title)}")
+        title.truncate(max(width - text.cell_len - len(spent), 12), overflow="ellipsis")
+        text.append_text(title).append(spent, style="cyan")
     else:
         mark, look = MARKS[node.phase]
         text.append(mark + " ", style=look)
@@ -174,8 +177,12 @@ def _outcome(node: NodeState) -> str:
     return ""
 
 
-def _preparing(what: str, fraction: float | None, now: float) -> Text:
-    text = Text(SPINNER[int(now * 8) % len(SPINNER)] + " ", style="cyan", end="")
+def _spinner(state: BuildState, now: float) -> str:
+    return "■ " if state.stopped else SPINNER[int(now * 8) % len(SPINNER)] + " "
+
+
+def _preparing(state: BuildState, what: str, fraction: float | None, now: float) -> Text:
+    text = Text(_spinner(state, now), style="cyan", end="")
     text.append(what, style="default")
     if fraction is not None:
         text.append(f"  {bar(fraction)} {fraction:.0%}", style="cyan")
@@ -187,7 +194,7 @@ def _bundle(state: BuildState, key: tuple[str, str], now: float) -> Text:
     name = f"{bundle.node} → {bundle.format}"
     if bundle.seconds is not None:
         return Text.assemble(("✓ ", "green"), name, (f"  {duration(bundle.seconds)}", "dim"), end="")
-    text = _preparing(f"{name}  {bundle.phase}", bundle.fraction, now)
+    text = _preparing(state, f"{name}  {bundle.phase}", bundle.fraction, now)
     text.append(f"  {duration(now - bundle.began)}", style="cyan")
     return text
 

@@ -45,12 +45,14 @@ class BundleState:
 
 @dataclass
 class BuildState:
-    """Everything shown; :meth:`apply` takes events in any order that a build can produce."""
+    """Everything shown; :meth:`apply` takes events in any order that a build can produce. *stopped*: nothing runs any
+    more, whatever the last events said."""
 
     began: float
     nodes: dict[str, NodeState] = field(default_factory=dict)
     preparing: dict[str, float | None] = field(default_factory=dict)
     bundles: dict[tuple[str, str], BundleState] = field(default_factory=dict)
+    stopped: bool = False
 
     def apply(self, event: Event) -> None:
         """Take *event* in."""
@@ -68,7 +70,7 @@ class BuildState:
                 self.preparing.pop(event.what, None)
             case events.Preparing():
                 self.preparing[event.what] = event.fraction
-            case events.ApplianceStarted():
+            case events.ApplianceStarted() if event.node in self.nodes:
                 self._node(event.node).line = f"appliance ready ({event.accelerator}, {event.connection})"
             case events.NodeStarted():
                 node = self._node(event.node)
@@ -82,7 +84,7 @@ class BuildState:
                 node = self._node(event.node)
                 if event.index == node.steps:
                     node.title, node.line, node.step_expected, node.step_began = "sealing", "", None, event.time
-            case events.Output():
+            case events.Output() if event.node in self.nodes:
                 if event.line.strip():
                     self._node(event.node).line = event.line
             case events.NodeSealed():

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import shlex
+import sys
 
 import click
 
 from sfvm.cli.options import Command, Options, complete_built, pass_options, resolve
+from sfvm.cli.output import style
 from sfvm.cli.progress import Plain
 
 
 def _visit(options: Options, node: str, failed: bool, command: str | None) -> int:
-    import sys
-
     from sfvm.build import visit
 
     settings, repository = options.settings(), options.open()
+    wanted = resolve(options, [node])[-1] if failed else None
+    key = repository.resolve(node) if wanted is None else wanted.key
+    if sys.stderr.isatty() and not options.quiet:
+        click.echo(
+            style(f"starting an appliance with a throw-away copy of {node} …", stream=sys.stderr, dim=True), err=True
+        )
     listener = Plain(sys.stderr, verbose=options.verbose, only_notices=options.quiet)
-    if failed:
-        return visit.visit_failed(resolve(options, [node])[-1], repository, settings, listener, command)
-    return visit.visit(repository.resolve(node), repository, settings, listener, command)
+    if wanted is not None:
+        return visit.visit_failed(wanted, repository, settings, listener, command)
+    return visit.visit(key, repository, settings, listener, command)
 
 
 @click.command(cls=Command)
@@ -39,22 +45,19 @@ def shell(options: Options, node: str, failed: bool) -> int:
     return _visit(options, node, failed, None)
 
 
-@click.command(cls=Command, context_settings={"allow_interspersed_args": False})
+@click.command(cls=Command)
 @click.argument("node", shell_complete=complete_built)
 @click.argument("command", nargs=-1, required=True, metavar="-- COMMAND...", type=click.UNPROCESSED)
 @pass_options
 def run(options: Options, node: str, command: tuple[str, ...]) -> int:
     """Run COMMAND in a throw-away copy of NODE.
 
-    The exit status is that of COMMAND; a COMMAND of one word is a shell command line.
+    The exit status is that of COMMAND; a COMMAND of one word is a shell command line. What follows -- is never an
+    option of sfvm.
 
     \b
     Examples:
       sfvm run web -- cat /etc/motd
       sfvm run web -- 'ls /etc | wc -l'
     """
-    if command[0] == "--":
-        command = command[1:]
-    if not command:
-        raise click.UsageError("a COMMAND is missing")
     return _visit(options, node, False, command[0] if len(command) == 1 else shlex.join(command))

@@ -40,6 +40,7 @@ def test_version_goes_to_stdout(world):
         (["spec", "lsit"], "did you mean 'list'?"),
         (["build", "web", "--jbos", "3"], "did you mean '--jobs'?"),
         (["tree", "--connection", "dierct"], "did you mean 'direct'?"),
+        (["run", "web", "ls", "-l"], "behind --"),
         (["build", "wbe"], "did you mean 'web'?"),
         (["plan", "rot"], "did you mean 'root'?"),
         (["plan", "web", "--param", "sit=x"], "did you mean 'site'?"),

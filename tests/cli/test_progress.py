@@ -154,6 +154,25 @@ def test_the_live_tree_at_the_end():
     ]
 
 
+def test_a_long_title_leaves_room_for_the_time():
+    found = state(PLANNED, events.NodeStarted("web", "k", 1), events.StepStarted("web", 1, "run " + "x" * 200, "w:1:1"))
+    found.nodes["web"].step_began = 95.0
+    (line,) = (text.plain for text in frame(found, 100.0, 40, 60) if "web" in text.plain)
+    assert line.endswith("…  5.0 s")
+    assert len(line) == 60
+
+
+def test_what_was_stopped_does_not_look_as_if_it_ran():
+    found = state(*STORY[:9])
+    found.stopped = True
+    assert any(line.startswith("├─ ■ web") for line in lines(found))
+
+
+def test_a_bundle_alone_shows_no_tree():
+    found = state(events.Output("web", "x"), events.ApplianceStarted("web", 1.0, "tcg", "direct"), *STORY[-4:-1])
+    assert lines(found) == ["✓ web → qcow2  3.3 s"]
+
+
 def test_preparing_shows_a_bar_until_it_is_done():
     assert any("50%" in line for line in lines(state(*STORY[:4])))
     assert not any("appliance" in line for line in lines(state(*STORY[:5])))
