@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -18,20 +17,19 @@ def interruptible(call: Callable[[], Result], stop: Callable[[], None]) -> Resul
     results: list[Result] = []
     errors: list[BaseException] = []
 
-    # No signal may come between the start of the thread and our waiting for it. QEMU inherits the thread's mask.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    go = threading.Event()  # an exception before this is set means that the call never began
 
     def work() -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        go.wait()
         try:
             results.append(call())
         except BaseException as error:  # raised again where the call was made
             errors.append(error)
 
-    worker = threading.Thread(target=work, name="libguestfs call")
+    worker = threading.Thread(target=work, name="libguestfs call", daemon=True)
     worker.start()
     try:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        go.set()
         worker.join()
     except BaseException:
         stop()
