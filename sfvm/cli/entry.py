@@ -21,6 +21,7 @@ from typing import IO
 import click
 
 from sfvm.errors import Interrupted, SfvmError, UsageError, suggestion
+from sfvm.guest import CommandFailed
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -76,6 +77,10 @@ def report(error: BaseException) -> int:
             error = _usage(error)
         case OSError() if error.errno in _ENVIRONMENT:
             error = _refusal(error)
+        case CommandFailed():
+            error = SfvmError(
+                "a command in the appliance failed", why=str(error), detail=error.output, hint="sfvm doctor"
+            )
     if not isinstance(error, SfvmError):
         error = _bug(error)
     try:

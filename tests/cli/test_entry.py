@@ -9,6 +9,7 @@ import pytest
 
 from sfvm.cli.entry import report
 from sfvm.errors import SfvmError
+from sfvm.guest import CommandFailed
 
 SLEEPER = """
 import sys, time
@@ -105,6 +106,14 @@ def test_the_systems_refusals_are_no_bugs(world, capsys):
     message = capsys.readouterr().err
     assert "/some/where cannot be used" in message
     assert "Permission denied" in message
+    assert "bug" not in message
+
+
+def test_a_failing_command_of_the_appliance_shows_its_last_lines(capsys):
+    assert report(CommandFailed(32, ["mount: no medium"])) == 1
+    message = capsys.readouterr().err
+    assert "exit status 32" in message
+    assert "| mount: no medium" in message
     assert "bug" not in message
 
 
