@@ -66,7 +66,7 @@ def _entry(path: Path, status: os.stat_result, place: Place | None) -> dict[str,
 
 
 @lru_cache(maxsize=1 << 16)
-def _content(path: str, inode: int, size: int, modified: int) -> str:  # noqa: ARG001  what tells contents apart
+def _content(path: str, inode: int, size: int, modified: int) -> str:
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -90,7 +90,7 @@ def registry(kind: str) -> Mapping[str, type[Any]]:
     for module in pkgutil.iter_modules(package.__path__, f"sfvm.{kind}."):
         for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, type) and value.__module__ == module.name and "element" in vars(value):
-                found[value.element] = value
+                found[vars(value)["element"]] = value
     for point in importlib.metadata.entry_points(group=f"sfvm.{kind}"):
         verb = point.load()
         found.setdefault(verb.element, verb)

@@ -80,7 +80,7 @@ class Finder:
 
 
 @lru_cache(maxsize=1024)
-def _fragment(path: Path, kind: str, *identity: int) -> Element:  # noqa: ARG001  read again when it changed
+def _fragment(path: Path, kind: str, *identity: int) -> Element:
     root = document.parse(path)
     schema.validate(root, "format-fragment" if kind == "bundle" else "fragment")
     return root

@@ -1,0 +1,84 @@
+"""``busybox``: a tiny root filesystem, in seconds, without a network."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+from sfvm.digest import file_digest
+from sfvm.document import Element
+from sfvm.errors import Place, SpecError
+from sfvm.guest import Command, Guest
+from sfvm.verbs import JSON
+
+DIRECTORIES = (
+    "dev",
+    "etc",
+    "home",
+    "mnt",
+    "opt",
+    "proc",
+    "root",
+    "run",
+    "sbin",
+    "sys",
+    "usr/bin",
+    "usr/sbin",
+    "var/log",
+)
+PASSWD = b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
+GROUP = b"root:x:0:\nnogroup:x:65534:\n"
+
+
+@dataclass(frozen=True)
+class Busybox:
+    """The host's statically linked busybox with its applets, /etc/passwd and /etc/group, and the usual directories.
+
+    Example::
+
+        <base><busybox/></base>
+    """
+
+    element: ClassVar[str] = "busybox"
+    version: ClassVar[int] = 1
+    schema: ClassVar[str] = '<element name="busybox"><empty/></element>'
+
+    place: Place
+
+    @classmethod
+    def parse(cls, element: Element) -> Self:
+        return cls(element.place)
+
+    def title(self) -> str:
+        return "busybox"
+
+    def inputs(self) -> Mapping[str, JSON]:
+        return {"busybox": {"sha256": file_digest(self._binary(), self.place)}}
+
+    def facts(self) -> Mapping[str, str]:
+        return {"distribution": "busybox"}
+
+    def prepare(self, work: Path, size: int, filesystem: str) -> Path | None:
+        return None
+
+    def populate(self, guest: Guest) -> None:
+        for name in DIRECTORIES:
+            guest.directory(f"/{name}")
+        guest.directory("/tmp", mode=0o1777)
+        guest.write("/etc/passwd", PASSWD)
+        guest.write("/etc/group", GROUP)
+        guest.upload(self._binary(), "/bin/busybox", mode=0o755)
+        guest.run(Command("/bin/busybox --install -s", shell="/bin/busybox sh -e", network=False))
+
+    def _binary(self) -> Path:
+        found = shutil.which("busybox", path="/bin:/usr/bin:/sbin:/usr/sbin")
+        if found is None:
+            raise SpecError(
+                "there is no busybox on this machine",
+                place=self.place,
+                hint="./bootstrap installs it (Debian: busybox-static)",
+            )
+        return Path(found)

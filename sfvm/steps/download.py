@@ -1,0 +1,88 @@
+"""``download``: a file from the network, known by its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+from sfvm import __version__
+from sfvm.document import Element
+from sfvm.errors import Place, SpecError, StepError
+from sfvm.guest import Guest
+from sfvm.steps._common import guest_path, mode
+from sfvm.verbs import JSON
+
+BLOCK = 1 << 20
+STALLED = 60.0
+"""Seconds without a byte after which a server counts as gone."""
+
+
+@dataclass(frozen=True)
+class Download:
+    """Fetch a file over http(s) and put it into the guest. Its ``sha256`` decides: only that content is accepted, and
+    the URL does not count for the key.
+
+    Example::
+
+        <download url="https://example.org/tool" sha256="…" to="/usr/local/bin/tool" mode="0755"/>
+    """
+
+    element: ClassVar[str] = "download"
+    version: ClassVar[int] = 1
+    schema: ClassVar[str] = """
+    <element name="download">
+      <attribute name="url"><ref name="string"/></attribute>
+      <attribute name="sha256"><ref name="sha256"/></attribute>
+      <attribute name="to"><ref name="path"/></attribute>
+      <optional><attribute name="owner"><ref name="owner"/></attribute></optional>
+      <optional><attribute name="mode"><ref name="mode"/></attribute></optional>
+    </element>"""
+
+    url: str
+    sha256: str
+    to: str
+    mode: int
+    owner: str | None
+    place: Place
+
+    @classmethod
+    def parse(cls, element: Element) -> Self:
+        url = element.attributes["url"]
+        if not url.startswith(("https://", "http://")):
+            raise SpecError(f"url {url!r} is not http or https", place=element.place_of("url"))
+        target = guest_path(element, "to")
+        bits = mode(element, 0o644)
+        return cls(url, element.attributes["sha256"], target, bits or 0, element.get("owner"), element.place)
+
+    def title(self) -> str:
+        return f"download {self.url}"
+
+    def inputs(self) -> Mapping[str, JSON]:
+        return {"sha256": self.sha256, "to": self.to, "mode": f"{self.mode:04o}", "owner": self.owner}
+
+    def run(self, guest: Guest) -> None:
+        with tempfile.NamedTemporaryFile(prefix="sfvm-download-") as file:
+            digest = hashlib.sha256()
+            try:
+                with urllib.request.urlopen(
+                    urllib.request.Request(self.url, headers={"User-Agent": f"sfvm/{__version__}"}), timeout=STALLED
+                ) as response:
+                    while block := response.read(BLOCK):
+                        digest.update(block)
+                        file.write(block)
+            except (OSError, urllib.error.HTTPError) as error:
+                raise StepError(f"{self.url} cannot be downloaded", why=str(error), hint="try again later") from error
+            file.flush()
+            if digest.hexdigest() != self.sha256:
+                raise StepError(
+                    f"{self.url} is not what the spec expects",
+                    why=f"its sha256 is {digest.hexdigest()}",
+                    hint="correct the url, or the sha256 if the new content is right",
+                )
+            guest.upload(Path(file.name), self.to, mode=self.mode, owner=self.owner)

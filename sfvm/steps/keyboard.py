@@ -1,0 +1,54 @@
+"""``keyboard``: the keys of the console."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from sfvm.document import Element
+from sfvm.errors import Place
+from sfvm.guest import Guest
+from sfvm.verbs import JSON
+
+
+@dataclass(frozen=True)
+class Keyboard:
+    """Set the keyboard's layout: vconsole.conf(5), and Debian's keyboard(5).
+
+    Example::
+
+        <keyboard layout="de" variant="nodeadkeys"/>
+    """
+
+    element: ClassVar[str] = "keyboard"
+    version: ClassVar[int] = 1
+    schema: ClassVar[str] = """
+    <element name="keyboard">
+      <attribute name="layout"><ref name="word"/></attribute>
+      <optional><attribute name="variant"><ref name="word"/></attribute></optional>
+      <optional><attribute name="model"><ref name="word"/></attribute></optional>
+    </element>"""
+
+    layout: str
+    variant: str
+    model: str
+    place: Place
+
+    @classmethod
+    def parse(cls, element: Element) -> Self:
+        variant, model = element.get("variant") or "", element.get("model") or "pc105"
+        return cls(element.attributes["layout"], variant, model, element.place)
+
+    def title(self) -> str:
+        return f"keyboard {self.layout} {self.variant}".strip()
+
+    def inputs(self) -> Mapping[str, JSON]:
+        return {"layout": self.layout, "variant": self.variant, "model": self.model}
+
+    def run(self, guest: Guest) -> None:
+        keymap = f"{self.layout}-{self.variant}" if self.variant else self.layout
+        guest.write("/etc/vconsole.conf", f"KEYMAP={keymap}\n".encode())
+        if guest.exists("/etc/debian_version"):
+            text = f'XKBMODEL="{self.model}"\nXKBLAYOUT="{self.layout}"\nXKBVARIANT="{self.variant}"\nXKBOPTIONS=""\n'
+            guest.write("/etc/default/keyboard", (text + 'BACKSPACE="guess"\n').encode())

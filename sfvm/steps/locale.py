@@ -1,0 +1,57 @@
+"""``locale``: the language of programs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from sfvm.document import Element
+from sfvm.errors import Place, SpecError, StepError
+from sfvm.guest import Command, Guest
+from sfvm.verbs import JSON
+
+BUILT_IN = ("C", "POSIX", "C.UTF-8", "C.utf8")
+
+
+@dataclass(frozen=True)
+class Locale:
+    """Set the system's locale (locale.conf(5)) and generate it where that is needed.
+
+    Example::
+
+        <locale name="en_GB.UTF-8"/>
+    """
+
+    element: ClassVar[str] = "locale"
+    version: ClassVar[int] = 1
+    schema: ClassVar[str] = '<element name="locale"><attribute name="name"><ref name="string"/></attribute></element>'
+
+    name: str
+    place: Place
+
+    @classmethod
+    def parse(cls, element: Element) -> Self:
+        name = element.attributes["name"]
+        if not re.fullmatch(r"[A-Za-z_]+(\.[A-Za-z0-9-]+)?(@[a-z]+)?", name):
+            raise SpecError(f"{name!r} is no locale", place=element.place_of("name"), hint="for example en_GB.UTF-8")
+        return cls(name, element.place)
+
+    def title(self) -> str:
+        return f"locale {self.name}"
+
+    def inputs(self) -> Mapping[str, JSON]:
+        return {"name": self.name}
+
+    def run(self, guest: Guest) -> None:
+        if self.name not in BUILT_IN:
+            if not guest.exists("/usr/bin/localedef"):
+                raise StepError(
+                    "the guest cannot make locales", why="there is no localedef", hint="install locales first"
+                )
+            language, _, charset = self.name.partition(".")
+            guest.run(Command(f"localedef -i {language} -f {charset or 'ISO-8859-1'} {self.name}\n", network=False))
+        guest.write("/etc/locale.conf", f"LANG={self.name}\n".encode())
+        if guest.exists("/etc/debian_version"):
+            guest.write("/etc/default/locale", f"LANG={self.name}\n".encode())

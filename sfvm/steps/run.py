@@ -1,0 +1,102 @@
+"""``run``: a script in the guest."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from sfvm.document import Element
+from sfvm.errors import Place, SpecError
+from sfvm.guest import Command, Guest
+from sfvm.verbs import JSON
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run the element's text as a script in the guest. It stops at the first command that fails.
+
+    Example::
+
+        <run network="no" timeout="60">nginx -t</run>
+
+    The spec's params and the facts are environment variables; ``${…}`` is the shell's. ``shell`` is the interpreter
+    (default ``/bin/sh -e``; a script that begins with ``#!`` names its own), ``env`` more variables (``A=1 B=2``),
+    ``timeout`` seconds.
+    """
+
+    element: ClassVar[str] = "run"
+    version: ClassVar[int] = 1
+    schema: ClassVar[str] = """
+    <element name="run">
+      <optional><attribute name="shell"><ref name="string"/></attribute></optional>
+      <optional><attribute name="cwd"><ref name="path"/></attribute></optional>
+      <optional><attribute name="user"><ref name="word"/></attribute></optional>
+      <optional><attribute name="env"><ref name="string"/></attribute></optional>
+      <optional><attribute name="timeout"><ref name="integer"/></attribute></optional>
+      <optional><attribute name="network"><ref name="yes-no"/></attribute></optional>
+      <text/>
+    </element>"""
+
+    script: str
+    shell: str
+    cwd: str
+    user: str | None
+    environment: Mapping[str, str]
+    timeout: float | None
+    network: bool
+    place: Place
+
+    @classmethod
+    def parse(cls, element: Element) -> Self:
+        script = textwrap.dedent(element.text).strip("\n") + "\n"
+        if not script.strip():
+            raise SpecError("run has no script", place=element.place, hint="write the script as its text")
+        environment = dict(element.variables)
+        for word in element.words("env"):
+            name, equals, value = word.partition("=")
+            if not equals or not name.isidentifier():
+                raise SpecError(f"env: {word!r} is not NAME=VALUE", place=element.place_of("env"))
+            environment[name] = value
+        first = script.partition("\n")[0]
+        shell = element.get("shell") or (first[2:].strip() if first.startswith("#!") else "/bin/sh -e")
+        timeout = element.get("timeout")
+        return cls(
+            script,
+            shell,
+            element.get("cwd") or "/",
+            element.get("user"),
+            environment,
+            float(timeout) if timeout else None,
+            element.flag("network", True),
+            element.place,
+        )
+
+    def title(self) -> str:
+        lines = [line.strip() for line in self.script.splitlines() if line.strip() and not line.startswith("#!")]
+        first = lines[0] if lines else ""
+        return f"run {first[:60]}" + (" …" if len(lines) > 1 or len(first) > 60 else "")
+
+    def inputs(self) -> Mapping[str, JSON]:
+        return {
+            "script": self.script,
+            "shell": self.shell,
+            "cwd": self.cwd,
+            "user": self.user,
+            "environment": dict(self.environment),
+            "network": self.network,
+        }
+
+    def run(self, guest: Guest) -> None:
+        guest.run(
+            Command(
+                self.script,
+                shell=self.shell,
+                cwd=self.cwd,
+                user=self.user,
+                env=self.environment,
+                timeout=self.timeout,
+                network=self.network,
+            )
+        )

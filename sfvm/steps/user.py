@@ -1,0 +1,138 @@
+"""``user``: an account."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from sfvm.document import Element
+from sfvm.errors import Place, SpecError
+from sfvm.guest import Command, Guest
+from sfvm.steps._common import flags
+from sfvm.verbs import JSON
+
+
+@dataclass(frozen=True)
+class User:
+    """Create a user, or change one that exists.
+
+    Example::
+
+        <user name="alice" shell="/bin/bash" groups="sudo" ssh-key="ssh-ed25519 AAAA… alice@example"/>
+
+    ``password`` is a hash as crypt(5) knows it, never a password in clear; without one the account has none and cannot
+    log in with one. ``groups`` must exist.
+    """
+
+    element: ClassVar[str] = "user"
+    version: ClassVar[int] = 1
+    schema: ClassVar[str] = """
+    <element name="user">
+      <attribute name="name"><ref name="name"/></attribute>
+      <optional><attribute name="uid"><ref name="integer"/></attribute></optional>
+      <optional><attribute name="shell"><ref name="path"/></attribute></optional>
+      <optional><attribute name="home"><ref name="path"/></attribute></optional>
+      <optional><attribute name="groups"><ref name="words"/></attribute></optional>
+      <optional><attribute name="comment"><ref name="string"/></attribute></optional>
+      <optional><attribute name="system"><ref name="yes-no"/></attribute></optional>
+      <optional><attribute name="password"><ref name="string"/></attribute></optional>
+      <optional><attribute name="ssh-key"><ref name="string"/></attribute></optional>
+    </element>"""
+
+    name: str
+    uid: str | None
+    shell: str | None
+    home: str | None
+    groups: tuple[str, ...]
+    comment: str | None
+    system: bool
+    password: str | None
+    ssh_key: str | None
+    place: Place
+
+    @classmethod
+    def parse(cls, element: Element) -> Self:
+        password = element.get("password")
+        if password and not password.startswith(("$", "!", "*")):
+            raise SpecError(
+                "user password is not a hash",
+                place=element.place_of("password"),
+                hint="make one with: openssl passwd -6",
+            )
+        return cls(
+            element.attributes["name"],
+            element.get("uid"),
+            element.get("shell"),
+            element.get("home"),
+            element.words("groups"),
+            element.get("comment"),
+            element.flag("system"),
+            password,
+            element.get("ssh-key"),
+            element.place,
+        )
+
+    def title(self) -> str:
+        return f"user {self.name}"
+
+    def inputs(self) -> Mapping[str, JSON]:
+        return {
+            "name": self.name,
+            "uid": self.uid,
+            "shell": self.shell,
+            "home": self.home,
+            "groups": list(self.groups),
+            "comment": self.comment,
+            "system": self.system,
+            "password": self.password,
+            "ssh-key": self.ssh_key,
+        }
+
+    def run(self, guest: Guest) -> None:
+        if guest.exists("/usr/sbin/useradd"):
+            guest.run(Command(self._shadow(), network=False))
+        else:
+            guest.run(Command(self._busybox(), network=False))
+        if self.ssh_key:
+            name = shlex.quote(self.name)
+            script = (
+                f'home=$(grep "^"{name}: /etc/passwd | cut -d: -f6)\nmkdir -p "$home/.ssh"\n'
+                f'echo {shlex.quote(self.ssh_key)} >>"$home/.ssh/authorized_keys"\n'
+                f'chmod 700 "$home/.ssh"; chmod 600 "$home/.ssh/authorized_keys"\nchown -R {name} "$home/.ssh"\n'
+            )
+            guest.run(Command(script, network=False))
+
+    def _shadow(self) -> str:
+        name = shlex.quote(self.name)
+        options = flags(
+            [
+                ("--uid", self.uid),
+                ("--shell", self.shell),
+                ("--comment", self.comment),
+                ("--password", self.password),
+                ("--groups", ",".join(self.groups)),
+            ]
+        )
+        create = "--system" if self.system else "--create-home"
+        home = flags([("--home-dir", self.home)])
+        moved = flags([("--home", self.home)])
+        return (
+            f"if grep -q ^{name}: /etc/passwd; then\n"
+            + (
+                f"  usermod {'--append' if self.groups else ''} {options} {moved} {name}\n"
+                if options or moved
+                else "  :\n"
+            )
+            + f"else\n  useradd {create} {options} {home} {name}\nfi\n"
+        )
+
+    def _busybox(self) -> str:
+        name = shlex.quote(self.name)
+        options = flags([("-u", self.uid), ("-s", self.shell), ("-h", self.home), ("-g", self.comment)])
+        lines = [f"grep -q ^{name}: /etc/passwd || adduser -D {'-S' if self.system else ''} {options} {name}"]
+        lines += [f"addgroup {name} {shlex.quote(group)}" for group in self.groups]
+        if self.password:
+            lines.append(f"echo {shlex.quote(f'{self.name}:{self.password}')} | chpasswd -e")
+        return "\n".join(lines) + "\n"
