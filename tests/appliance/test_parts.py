@@ -1,0 +1,66 @@
+"""The parts of the appliance that need no VM."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from sfvm.appliance import hypervisor, image, kernel, packages
+from sfvm.appliance.profile import TCG
+from sfvm.errors import ApplianceError
+from sfvm.events import Event, ignore
+from sfvm.guest import Package
+
+
+def test_the_newest_readable_kernel_with_modules_is_chosen(tmp_path: Path) -> None:
+    (tmp_path / "boot").mkdir()
+    for version, complete in (("6.1.0-9-amd64", True), ("6.1.0-10-amd64", True), ("6.9.0-1-amd64", False)):
+        modules = tmp_path / "lib" / "modules" / version
+        modules.mkdir(parents=True)
+        (tmp_path / "boot" / f"vmlinuz-{version}").touch()
+        if complete:
+            (modules / "modules.dep").touch()
+    found = kernel._newest(tmp_path)
+    assert found is not None
+    assert found.version == "6.1.0-10-amd64"
+    assert kernel._newest(tmp_path / "boot") is None
+
+
+def test_the_emulator_wrapper_replaces_the_cpu_model_only(tmp_path: Path) -> None:
+    emulator = tmp_path / "emulator"
+    emulator.write_text('#!/bin/sh\nprintf "<%s>" "$@"\n', encoding="utf-8")
+    emulator.chmod(0o755)
+    wrapper = tmp_path / "wrapper"
+    wrapper.write_text(image._wrapper(str(emulator), TCG.cpu), encoding="utf-8")
+    told = subprocess.run(
+        ["bash", wrapper, "-cpu", "max", "-append", "a  b '$x'", ""], capture_output=True, text=True, check=True
+    )
+    assert told.stdout == f"<-cpu><{TCG.cpu}><-append><a  b '$x'><>"
+
+
+def test_dpkg_status() -> None:
+    status = (
+        "Package: a\nStatus: install ok installed\nVersion: 1:2\n continued: x\n\nPackage: b\nStatus: deinstall ok x\n"
+    )
+    assert list(packages.dpkg(status)) == [Package("a", "1:2", "")]
+
+
+def test_apk_database() -> None:
+    assert list(packages.apk("C:Q1\nP:musl\nV:1.2-r0\nA:x86_64\n\nF:lib\n")) == [Package("musl", "1.2-r0", "x86_64")]
+
+
+def test_a_connection_that_does_not_answer_is_told() -> None:
+    with pytest.raises(ApplianceError) as failed:
+        hypervisor.choose("qemu+unix:///session?socket=/nowhere", ignore)
+    assert "--connection" in str(failed.value.hint)
+
+
+def test_auto_without_a_daemon_starts_qemu_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Event] = []
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    assert hypervisor.choose("auto", told.append) == "direct"
+    monkeypatch.setattr("shutil.which", lambda *_, **__: "/usr/sbin/libvirtd")
+    monkeypatch.setattr(hypervisor, "SESSION", "qemu+unix:///session?socket=/nowhere")
+    assert hypervisor.choose("auto", told.append) == "direct"
+    assert len(told) == 1

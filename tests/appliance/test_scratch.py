@@ -1,0 +1,68 @@
+"""Directories of appliances whose process was killed."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from sfvm.appliance.scratch import PREFIX, YOUNG, Scratch
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path if len(str(tmp_path)) <= 60 else Path("/tmp")
+
+
+def killed(sockets: Path) -> Path:
+    """What a process leaves that made a directory and was then killed."""
+    program = (
+        "import os, sys, tempfile; from sfvm.appliance.scratch import Scratch; tempfile.tempdir = sys.argv[1]\n"
+        "s = Scratch(); s.note(f'path={sys.argv[2]}/guestfsd.sock,id=x')\n"
+        "print(s.path, flush=True); os.kill(os.getpid(), 9)"
+    )
+    arguments = [sys.executable, "-c", program, tempfile.gettempdir(), str(sockets)]
+    return Path(subprocess.run(arguments, stdout=subprocess.PIPE, text=True, check=False).stdout.strip())
+
+
+def test_a_killed_process_leaves_nothing_for_long(tmp_path: Path) -> None:
+    sockets = tmp_path / "libguestfsAbc123"
+    sockets.mkdir()
+    left = killed(sockets)
+    assert left.is_dir()
+    scratch = Scratch()
+    assert not left.exists()
+    assert not sockets.exists()
+    scratch.close()
+    assert not scratch.path.exists()
+
+
+def test_those_in_use_stay() -> None:
+    first, second = Scratch(), Scratch()
+    assert first.path.is_dir()
+    first.close()
+    assert second.path.is_dir()
+    second.close()
+
+
+def test_only_an_old_directory_without_a_lock_goes(home: Path) -> None:
+    young, old = (Path(tempfile.mkdtemp(prefix=PREFIX, dir=home)) for _ in range(2))
+    past = time.time() - 2 * YOUNG
+    os.utime(old, (past, past))
+    Scratch().close()
+    assert young.exists()
+    assert not old.exists()
+    young.rmdir()
+
+
+def test_long_temporary_directories_leave_room_for_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("x" * 80)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    scratch = Scratch()
+    assert len(str(scratch.path / "terminal")) < 100
+    scratch.close()
