@@ -10,7 +10,7 @@ from sfvm.appliance.launch import Appliance
 from sfvm.build.chain import ChainBuilder
 from sfvm.build.scheduler import Chain, Schedule, jobs
 from sfvm.config import Settings
-from sfvm.errors import SfvmError, StepError, UsageError
+from sfvm.errors import RepositoryError, SfvmError, StepError, UsageError
 from sfvm.events import Listener, NodeFailed, Notice, Planned
 from sfvm.repository import Repository
 from sfvm.tree import Node, Plan
@@ -51,6 +51,11 @@ def build(
         )
     )
     with repository.lease(node.key for node in nodes):
+        gone = [entry.node for entry in plan.entries if entry.action == "hit" and not repository.built(entry.node.key)]
+        if gone:  # between the plan and the lease
+            raise RepositoryError(
+                f"{gone[0].name} was removed by another process just now", hint="run the same command again"
+            )
         for entry in plan.entries:
             if entry.action == "hit" and repository.current(entry.node.name) != entry.node.key:
                 repository.point(entry.node.name, entry.node.key)

@@ -34,8 +34,8 @@ from sfvm.tree import Node
 from sfvm.verbs import Base, Step
 
 MAX_FILES = 100
-"""So many overlays may pile up on a running drive before the appliance is started anew on the sealed node: libvirt
-refuses chains of more than 200 files, and reads cost time for each."""
+"""So many overlays may pile up on a running drive; then a node's further steps get no checkpoints, and the next node
+begins in a new appliance. libvirt refuses chains of more than 200 files, and reads cost time for each."""
 
 Shell = Callable[[Node, Appliance, StepError], None]
 """What is called when a step failed and the user wants to look: it blocks until the user is done."""
@@ -95,9 +95,11 @@ class ChainBuilder:
                         self._build(node, last=position == len(self.chain) - 1)
                     self.repository.point(node.name, node.key)
                 self.sealed(node.key)
-        except Exception:
+        except Exception as error:
             if self.cancelled():  # the appliance was killed under us
                 raise Cancelled from None
+            if isinstance(error, SfvmError):
+                error.node = error.node or node.name
             raise
         finally:
             self._stop()
@@ -127,7 +129,7 @@ class ChainBuilder:
         started = time.monotonic()
         work = self.repository.work(node.key, node.name)
         done = self.repository.adopt(node.base_key, [step.key for step in node.steps], work)
-        if self.running is not None and (work.checkpoints or self.running.files > MAX_FILES):
+        if self.running is not None and (work.checkpoints or self.running.files >= MAX_FILES):
             self._stop()
         with NodeLog(node.name, self.repository.log_path(node.key), self.listener) as self.log:
             self.log.heading(f"building {node.name} {node.key[:12]}" + (f", {done} steps are done" if done else ""))
@@ -223,7 +225,9 @@ class ChainBuilder:
         return seconds
 
     def _freeze(self, work: Work, step_key: str | None) -> None:
-        """The state reached is a checkpoint from here on."""
+        """The state reached is a checkpoint from here on; when there are very many, later steps go without."""
+        if self._running.files >= MAX_FILES:
+            return
         frozen = self._running.tip
         self._checkpoint(work)
         work.record(step_key, frozen)
