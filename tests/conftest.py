@@ -1,6 +1,7 @@
 """What tests of several modules share: settings in a temporary directory, and the appliance, built once."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import platformdirs
@@ -9,6 +10,8 @@ import pytest
 from sfvm.appliance.image import Image, ensure
 from sfvm.config import Settings
 from sfvm.events import ignore
+from tests.guests.project import Project
+from tests.guests.project import project as project_of
 
 CACHE = platformdirs.user_cache_path("sfvm")
 """The user's own: an appliance that is there already need not be built again."""
@@ -25,3 +28,19 @@ def settings(tmp_path: Path) -> Settings:
 def image() -> Image:
     """The appliance's image, built when it is not in the cache."""
     return ensure(CACHE, ignore)
+
+
+@pytest.fixture(scope="session")
+def seed(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with the node busybox, built once for all projects."""
+    home = tmp_path_factory.mktemp("seed")
+    with project_of(home) as made:
+        made.sfvm("build", "busybox")
+    return home / "repository"
+
+
+@pytest.fixture
+def project(seed: Path, tmp_path: Path) -> Iterator[Project]:
+    """A user's directory with the specs of ``tests/guests/specs``, busybox built; it must leave nothing behind."""
+    with project_of(tmp_path / "home", seed) as made:
+        yield made
