@@ -1,0 +1,69 @@
+"""A real Debian: built as a user would, bundled, and booted under both firmwares.
+
+One build serves all tests of the module; its repository is thrown away.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sfvm.boot.qemu import boot
+
+from tests.guests.project import Project
+from tests.guests.project import project as project_of
+
+pytestmark = pytest.mark.e2e
+SPECS = Path(__file__).parent / "specs"
+MARK = "mark: derived-node-was-here"
+BUILD_SECONDS = 2400.0
+BOOT_SECONDS = 900.0
+"""What is stuck ends the test; without KVM a good build takes about ten minutes, a good boot about one."""
+
+
+@pytest.fixture(scope="module")
+def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    with project_of(tmp_path_factory.mktemp("debian")) as made:
+        out = str(made.home / "out")
+        made.sfvm("build", "marked", "--specs", str(SPECS), "--bundle", "qcow2", "--output", out, timeout=BUILD_SECONDS)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def disk(debian: Project) -> Path:
+    return debian.home / "out" / "marked-qcow2" / "marked.qcow2"
+
+
+@pytest.mark.parametrize("firmware", ["bios", "uefi"])
+def test_the_same_image_boots_to_a_login_prompt(disk: Path, firmware: str) -> None:
+    console = boot(disk, firmware, until=[MARK, "login:"], deadline=BOOT_SECONDS)
+    assert MARK in console
+    assert "debian login:" in console
+
+
+def test_a_second_build_starts_no_appliance(debian: Project) -> None:
+    again = debian.sfvm("build", "debian")
+    assert not again.all("ApplianceStarted")
+    assert not again.all("NodeStarted")
+
+
+def test_the_packages_are_known(debian: Project) -> None:
+    shown = json.loads(debian.sfvm("show", "debian", "--json").stdout)
+    names = {package[0] for package in shown["packages"]}
+    assert {"systemd", "initramfs-tools"} <= names
+    assert any(name.startswith("linux-image-") for name in names)
+
+
+def test_a_changed_line_of_the_leaf_builds_only_the_leaf(debian: Project) -> None:
+    plan = debian.sfvm("plan", "marked", "--specs", str(SPECS), "--param", "mark=other", "--json")
+    entries = {entry["name"]: entry["action"] for entry in json.loads(plan.stdout)["entries"]}
+    assert entries == {"debian": "hit", "marked": "build"}
+
+
+def test_the_manifest_of_the_bundle_names_what_is_in_it(disk: Path) -> None:
+    content = json.loads((disk.parent / "manifest.json").read_text())
+    assert content["node"] == "marked"
+    assert content["artifacts"]["marked.qcow2"]["size"] == disk.stat().st_size
+    assert any(package[0] == "grub-pc-bin" for package in content["packages"])
