@@ -176,9 +176,11 @@ def qemu_img(*arguments: str | Path, progress: Callable[[float], None] | None = 
             stderr=subprocess.PIPE,
             env={**os.environ, "LC_ALL": "C"},
         )
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError) as error:
         raise SfvmError(
-            "qemu-img is not installed", hint="install it: qemu-utils (Debian), qemu-img (Fedora)"
+            "qemu-img cannot be run",
+            why=error.strerror,
+            hint="install it: qemu-utils (Debian), qemu-img (Fedora)",
         ) from None
     with process:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -68,6 +69,8 @@ def launch(
 
     :raises ApplianceError: it cannot be started; the message has the last console lines
     """
+    if shutil.which("qemu-system-x86_64") is None:
+        raise ApplianceError("qemu-system-x86_64 is not installed", node=node or None, hint="./bootstrap installs it")
     connection = choose(settings.connection, listener)
     profile = acceleration.prove(image, settings, listener)
     return start(image, drives, shape, connection, profile, log=log, node=node)

@@ -1,0 +1,102 @@
+"""A machine that lacks something: QEMU, a libvirt daemon, a KVM that works."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from sfvm.appliance import acceleration, hypervisor
+from sfvm.appliance.image import Image
+from sfvm.appliance.profile import TCG
+from sfvm.config import Settings
+from sfvm.errors import ApplianceError
+
+pytestmark = pytest.mark.vm
+HIDDEN = """set -e
+for program in "$@"; do mount --bind /dev/null "$(command -v "$program")"; done
+exec "$PYTHON" -m sfvm.cli build trunk
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can hide a program")
+@pytest.mark.parametrize("program", ["qemu-system-x86_64", "qemu-img"])
+def test_no_qemu(project, program):
+    """The program cannot be executed: hidden below another file, in a mount namespace of the test's own."""
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", HIDDEN, "sh", program],
+        cwd=project.home,
+        env={**project.environment, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if "unshare failed" in done.stderr:
+        pytest.skip("this machine has no mount namespaces")
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((project.home / "state").glob("sfvm/crash-*"))
+    assert program in done.stderr
+    assert "try:" in done.stderr
+    project.sound()
+
+
+def test_an_explicit_connection_that_nobody_answers(project):
+    done = project.sfvm("build", "trunk", "--connection", "qemu+unix:///session?socket=/nonexistent/s", status=1)
+    assert "no libvirt daemon answers at qemu+unix:///session" in done.stderr
+    assert "--connection direct" in done.stderr
+
+
+def test_a_word_that_is_no_connection(project):
+    assert "no connection" in project.sfvm("build", "trunk", "--connection", "qemo", status=2).stderr
+
+
+def test_without_a_daemon_qemu_is_started_directly(monkeypatch):
+    """``auto`` for an ordinary user whose libvirt session does not answer: direct, and said once."""
+    monkeypatch.setattr(hypervisor, "SESSION", "qemu+unix:///session?socket=/nonexistent/s")
+    monkeypatch.setattr(hypervisor.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(hypervisor.shutil, "which", lambda name, path=None: "/usr/sbin/libvirtd")
+    told = []
+    assert hypervisor.choose("auto", told.append) == "direct"
+    assert [type(event).__name__ for event in told] == ["Notice"]
+    assert "does not answer" in told[0].message
+
+
+def test_a_kvm_that_is_there_and_runs_nothing(image, tmp_path, monkeypatch):
+    """``/dev/kvm`` opens, QEMU with KVM ends at once: emulation, the reason is told, and the answer is remembered."""
+    broken = tmp_path / "image"
+    broken.mkdir()
+    for path in image.directory.iterdir():
+        if path.name not in ("qemu-kvm", f".guestfs-{os.geteuid()}"):
+            (broken / path.name).symlink_to(path)
+    count = tmp_path / "count"
+    emulator = f"""#!/bin/sh
+case " $* " in *" -nodefaults "*-append*) echo >>{count}; echo 'kvm: no such MSR' >&2; exit 1 ;; esac
+exec {shutil.which("qemu-system-x86_64")} "$@"
+"""
+    (broken / "qemu-kvm").write_text(emulator, encoding="utf-8")
+    (broken / "qemu-kvm").chmod(0o755)
+    device = tmp_path / "kvm"
+    device.touch()
+    monkeypatch.setattr(acceleration, "DEVICE", device)
+    settings = Settings(repository=tmp_path / "repository", cache=tmp_path / "cache")
+    told = []
+    found = acceleration.probe(Image(broken, image.digest), settings, told.append)
+    assert found.profile == TCG
+    assert "does not run the appliance" in found.reason
+    assert any("QEMU emulates" in getattr(event, "message", "") for event in told)
+    assert acceleration.probe(Image(broken, image.digest), settings, told.append) == found
+    assert count.read_text(encoding="utf-8").count("\n") == 1
+    assert json.loads((tmp_path / "cache" / "acceleration.json").read_text(encoding="utf-8"))
+
+
+def test_no_libguestfs(tmp_path, monkeypatch):
+    from sfvm.appliance import image as images
+
+    monkeypatch.setattr(images, "STOCK", (str(tmp_path),))
+    with pytest.raises(ApplianceError) as failed:
+        images.ensure(tmp_path / "cache", lambda event: None)
+    assert "./bootstrap" in failed.value.render()
