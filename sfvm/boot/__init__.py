@@ -1,1 +1,1 @@
-"""boot"""
+"""Booting bundles: to look at them, and to test them."""

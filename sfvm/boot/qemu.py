@@ -1,0 +1,151 @@
+"""Boots a disk image in QEMU, under BIOS or UEFI, and watches its serial console. The image is not changed."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from sfvm.appliance.profile import TCG, Profile
+from sfvm.errors import SfvmError
+
+BIOS, UEFI = "bios", "uefi"
+FIRMWARE = (
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
+    ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
+)
+"""UEFI firmware (code, variables) where Debian and Fedora install it."""
+
+DEAD_ENDS = (
+    "Kernel panic - not syncing",
+    "grub rescue>",
+    "No bootable device",
+    "No bootable option or device was found",
+    "You are in emergency mode",
+)
+"""What a console shows when nothing more will come: SeaBIOS, OVMF, GRUB, Linux, systemd."""
+
+_ESCAPES = re.compile(r"\x1b(?:\[[0-9;?=]*[A-Za-z]|[()][A-Z0-9]|[=>78c])")
+LAST_LINES = 25
+
+
+def boot(
+    disk: Path,
+    firmware: str,
+    *,
+    until: Sequence[str],
+    deadline: float,
+    memory: int = 1024,
+    profile: Profile = TCG,
+    format_: str | None = None,
+    log: Callable[[str], None] = lambda text: None,
+) -> str:
+    """Boot *disk* with *firmware* (``bios`` or ``uefi``) until the serial console has shown every text of *until*;
+    return all it has shown, without escape sequences. *deadline* is seconds, *memory* MiB; *format_* is QEMU's name of
+    the image's format, known from the suffix where that is ``.qcow2``, else raw. *log* gets the console as it comes.
+
+    :raises SfvmError: not all was shown in time, QEMU ended, or the guest gave up; the last lines are in the error
+    """
+    format_ = format_ or (disk.suffix.removeprefix(".") if disk.suffix in (".qcow2", ".vmdk", ".vhdx") else "raw")
+    end = time.monotonic() + deadline
+    text = ""
+    with _running(disk, format_, firmware, memory, profile) as (process, errors):
+        assert process.stdout is not None
+        output = process.stdout.fileno()
+        while missing := [wanted for wanted in until if wanted not in text]:
+            left = end - time.monotonic()
+            ready = left > 0 and select.select([output], [], [], left)[0]
+            if not ready:
+                raise _failure(disk, firmware, text, f"no {missing[0]!r} on the console after {deadline:.0f} s")
+            chunk = os.read(output, 65536)
+            if not chunk:
+                process.wait()
+                errors.seek(0)
+                said = errors.read().decode(errors="replace").strip()
+                raise _failure(disk, firmware, text, f"QEMU ended: {said or 'the guest stopped the machine'}")
+            log(chunk.decode(errors="replace"))
+            text = plain(text + chunk.decode(errors="replace"))
+            for sign in DEAD_ENDS:
+                if sign in text:
+                    raise _failure(disk, firmware, text, f"the console shows {sign!r}")
+    return text
+
+
+def plain(text: str) -> str:
+    """Console *text* without complete escape sequences and carriage returns."""
+    return _ESCAPES.sub("", text).replace("\r", "")
+
+
+def command(
+    disk: Path, format_: str, memory: int, profile: Profile, firmware: tuple[Path, Path] | None
+) -> tuple[str, ...]:
+    """QEMU's command line: serial console on stdin and stdout, changes to the disk thrown away. *firmware* is UEFI's
+    code and a private copy of its variables."""
+    pflash = ("format=raw,unit=0,readonly=on", "format=raw,unit=1")
+    flash = [
+        word
+        for options, path in zip(pflash, firmware or (), strict=False)
+        for word in ("-drive", f"if=pflash,{options},file={_value(path)}")
+    ]
+    return (
+        "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-vga", "std",
+        "-machine", f"q35,accel={profile.name}", "-cpu", profile.cpu or "max", "-smp", "2", "-m", str(memory),
+        "-serial", "stdio", *flash,
+        "-drive", f"file={_value(disk.absolute())},format={format_},if=none,id=disk,snapshot=on,cache=unsafe",
+        "-device", "virtio-blk-pci,drive=disk,bootindex=1",
+        "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=",
+        "-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng",
+    )  # fmt: skip
+
+
+@contextmanager
+def _running(
+    disk: Path, format_: str, firmware: str, memory: int, profile: Profile
+) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+    """QEMU with the disk, killed at the end (by the kernel, too, when this process is killed)."""
+    with tempfile.TemporaryDirectory(prefix="sfvm-boot-") as directory, tempfile.TemporaryFile() as errors:
+        flash = _uefi(Path(directory)) if firmware == UEFI else None
+        words = ["setpriv", "--pdeathsig", "KILL", "--", *command(disk, format_, memory, profile, flash)]
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env={**os.environ, "TMPDIR": directory},
+            process_group=0,
+        )
+        try:
+            yield process, errors
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def _uefi(directory: Path) -> tuple[Path, Path]:
+    for code, variables in FIRMWARE:
+        if Path(code).exists() and Path(variables).exists():
+            return Path(code), Path(shutil.copy(variables, directory / "variables.fd"))
+    raise SfvmError(
+        "there is no UEFI firmware for QEMU",
+        why="looked for " + ", ".join(code for code, _ in FIRMWARE),
+        hint="install it: ovmf (Debian), edk2-ovmf (Fedora)",
+    )
+
+
+def _failure(disk: Path, firmware: str, text: str, why: str) -> SfvmError:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return SfvmError(f"{disk} does not boot under {firmware.upper()}", why=why, detail=lines[-LAST_LINES:])
+
+
+def _value(path: Path) -> str:
+    """A file name inside an option: commas are doubled (qemu(1))."""
+    return str(path).replace(",", ",,")
