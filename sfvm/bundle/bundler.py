@@ -24,6 +24,7 @@ from sfvm.config import Settings
 from sfvm.errors import BundleError, SfvmError
 from sfvm.events import Bundled, Bundling, Listener
 from sfvm.repository import Manifest, Repository
+from sfvm.repository.files import sync
 
 ROOM = 256 << 20
 
@@ -125,7 +126,7 @@ def _make(
     sums = "".join(f"{entry['sha256']}  {file}\n" for file, entry in listed.items())
     (directory / "SHA256SUMS").write_text(sums, encoding="utf-8")
     for path in (*directory.iterdir(), directory):
-        _sync(path)
+        sync(path)
     target = output / directory.name
     _replace(directory, target, work)
     listener(Bundled(name, recipe.format, str(target), tuple(artifacts), time.monotonic() - begun))
@@ -141,7 +142,7 @@ def _replace(directory: Path, target: Path, work: Path) -> None:
     if target.exists():
         target.rename(work / f"{target.name}.old")
     directory.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def _manifest(name: str, manifest: Manifest, recipe: Recipe, artifacts: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,14 +163,6 @@ def _manifest(name: str, manifest: Manifest, recipe: Recipe, artifacts: Mapping[
 def _describe(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _require_room(output: Path, wanted: int) -> None:
