@@ -18,6 +18,7 @@ LONGEST = 60
 """A socket's path may have 107 characters (unix(7)); so many may be those of the directory for temporary files."""
 YOUNG = 60.0
 """Seconds: a directory without a lock may still be about to get one."""
+SOCKET = "guestfsd.sock"
 LIBGUESTFS = re.compile(r"(/[^\s,='\"<>]+/libguestfs\w{6})/guestfsd\.sock")
 
 
@@ -31,6 +32,9 @@ class Scratch:
                 for sockets in (stale / "sockets").read_text(encoding="utf-8").splitlines():
                     shutil.rmtree(sockets, ignore_errors=True)
             shutil.rmtree(stale, ignore_errors=True)
+        # Where libguestfs puts them: guestfs_get_sockdir(3).
+        for dead in dead_sockets(Path("/tmp" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", "/tmp"))):
+            shutil.rmtree(dead, ignore_errors=True)
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=home))
         self._lock = _lock(self.path)
 
@@ -78,3 +82,15 @@ def _stale(home: Path) -> Iterator[Path]:
         if lock is not None:
             yield directory
             os.close(lock)
+
+
+def dead_sockets(home: Path) -> Iterator[Path]:
+    """libguestfs's directories in *home* whose socket nobody has open any more: sfvm was killed during a launch."""
+    bound = Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace")
+    for directory in home.glob("libguestfs??????"):
+        with contextlib.suppress(OSError):  # gone meanwhile, or not ours
+            state = directory.lstat()
+            old = time.time() - state.st_mtime > YOUNG
+            names = {path.name for path in directory.iterdir()} if old and state.st_uid == os.geteuid() else set()
+            if SOCKET in names and names <= {SOCKET, "console.sock"} and f"{directory}/" not in bound:
+                yield directory

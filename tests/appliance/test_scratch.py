@@ -1,6 +1,7 @@
 """Directories of appliances whose process was killed."""
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sfvm.appliance.scratch import PREFIX, YOUNG, Scratch
+from sfvm.appliance.scratch import PREFIX, YOUNG, Scratch, dead_sockets
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +58,24 @@ def test_only_an_old_directory_without_a_lock_goes(home: Path) -> None:
     assert young.exists()
     assert not old.exists()
     young.rmdir()
+
+
+def test_only_sockets_that_nobody_has_open_are_dead(tmp_path: Path) -> None:
+    """libguestfs's directories of a launch that was killed; its others, and those in use, are not ours to touch."""
+    past = time.time() - 2 * YOUNG
+    with socket.socket(socket.AF_UNIX) as used:
+        for name in ("libguestfsDead12", "libguestfsUsed12", "libguestfsYoung1", "libguestfsOther1"):
+            directory = tmp_path / name
+            directory.mkdir()
+            if name == "libguestfsUsed12":
+                used.bind(str(directory / "guestfsd.sock"))
+            else:
+                (directory / "guestfsd.sock").touch()
+            if name == "libguestfsOther1":
+                (directory / "overlay1.qcow2").touch()
+            if name != "libguestfsYoung1":
+                os.utime(directory, (past, past))
+        assert list(dead_sockets(tmp_path)) == [tmp_path / "libguestfsDead12"]
 
 
 def test_long_temporary_directories_leave_room_for_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
