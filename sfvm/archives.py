@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import posixpath
+import lzma
+import shutil
 import tarfile
 import tempfile
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
 from sfvm.errors import Place, SpecError
 
 ZSTD = b"\x28\xb5\x2f\xfd"
+MAX_HOPS = 40
+"""Symlinks on one path, as Linux has it."""
 
 
 def check(path: Path, place: Place) -> None:
@@ -21,28 +26,48 @@ def check(path: Path, place: Place) -> None:
     """
     try:
         with _open(path) as file, tarfile.open(fileobj=file, mode="r:*") as archive:
-            outward: set[str] = set()
+            links: dict[str, str] = {}
             for member in archive:
-                name = posixpath.normpath(member.name)
-                if member.name.startswith("/") or name == ".." or name.startswith("../"):
-                    raise _refused(path, member.name, "its name leads outside", place)
-                parents = {name[:end] for end, character in enumerate(name) if character == "/"}
-                if parents & outward:
-                    raise _refused(path, member.name, "it is written through a link that leads outside", place)
-                outward.discard(name)
-                if member.islnk():
-                    target = posixpath.normpath(member.linkname)
-                    if member.linkname.startswith("/") or target == ".." or target.startswith("../"):
-                        raise _refused(path, member.name, "it is a hard link to something outside", place)
+                where = _located(member.name, links)
+                if where is None:
+                    raise _refused(path, member.name, "it would be written outside", place)
+                target = _located(member.linkname, links) if member.islnk() else None
+                if member.islnk() and target is None:
+                    raise _refused(path, member.name, "it is a hard link to something outside", place)
+                if not member.isdir():  # a directory does not replace a symlink to one
+                    links.pop(where, None)
                 if member.issym():
-                    target = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
-                    if member.linkname.startswith("/") or target == ".." or target.startswith("../"):
-                        # Fine in a guest (/etc/mtab -> /proc/mounts), but nothing may be written through it.
-                        outward.add(name)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise SpecError(
-            f"{path.name} is no tar archive, or damaged", place=place, why=str(error), hint="check the file"
-        ) from error
+                    # One that leads outside is fine in a guest (/etc/mtab), but nothing may be written through it.
+                    links[where] = member.linkname
+                elif target in links:
+                    links[where] = links[target]
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
+        raise _damaged(path, str(error), place) from error
+
+
+def _located(name: str, links: Mapping[str, str]) -> str | None:
+    """Where *name* is, the symlinks unpacked so far followed in its directory part; None: outside, or in a loop."""
+    here: list[str] = []
+    rest = name.split("/")[::-1]
+    if name.startswith("/") or ".." in rest:
+        return None
+    hops = 0
+    while rest:
+        part = rest.pop()
+        if part == "..":
+            if not here:
+                return None
+            here.pop()
+        elif part not in ("", "."):
+            here.append(part)
+            target = links.get("/".join(here))
+            if target is not None and any(more not in ("", ".") for more in rest):
+                hops += 1
+                if target.startswith("/") or hops > MAX_HOPS:
+                    return None
+                here.pop()
+                rest += target.split("/")[::-1]
+    return "/".join(here)
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -53,10 +78,21 @@ def _open(path: Path) -> IO[bytes]:
     import zstandard
 
     plain = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
-    with path.open("rb") as file:
-        zstandard.ZstdDecompressor().copy_stream(file, plain)
+    try:
+        with path.open("rb") as file:
+            shutil.copyfileobj(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True), plain)
+    except zstandard.ZstdError as error:
+        plain.close()
+        raise tarfile.ReadError(str(error)) from error
+    except BaseException:
+        plain.close()
+        raise
     plain.seek(0)
     return plain
+
+
+def _damaged(path: Path, why: str, place: Place) -> SpecError:
+    return SpecError(f"{path.name} is no tar archive, or damaged", place=place, why=why, hint="check the file")
 
 
 def _refused(path: Path, member: str, why: str, place: Place) -> SpecError:

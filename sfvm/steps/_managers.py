@@ -39,6 +39,7 @@ MANAGERS = (
         f"{APT} --auto-remove purge {{}}",
         f"{APT} {{recommends}} dist-upgrade",
         "apt-get clean; rm -rf /var/lib/apt/lists/*_* /var/cache/apt/*.bin",
+        recommends="--install-recommends",
         plain="--no-install-recommends",
     ),
     Manager(

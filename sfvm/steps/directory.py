@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 from sfvm.document import Element
 from sfvm.errors import Place
 from sfvm.guest import Guest
-from sfvm.steps._common import guest_path, mode
+from sfvm.steps._common import guest_path, mode, octal
 from sfvm.verbs import JSON
 
 
@@ -44,7 +44,7 @@ class Directory:
         return f"directory {self.path}"
 
     def inputs(self) -> Mapping[str, JSON]:
-        return {"path": self.path, "mode": self.mode, "owner": self.owner}
+        return {"path": self.path, "mode": octal(self.mode), "owner": self.owner}
 
     def run(self, guest: Guest) -> None:
         guest.directory(self.path, mode=self.mode, owner=self.owner)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from sfvm import __version__
 from sfvm.document import Element
 from sfvm.errors import Place, SpecError, StepError
 from sfvm.guest import Guest
-from sfvm.steps._common import guest_path, mode
+from sfvm.steps._common import digest, guest_path, mode
 from sfvm.verbs import JSON
 
 BLOCK = 1 << 20
@@ -55,10 +55,14 @@ class Download:
     def parse(cls, element: Element) -> Self:
         url = element.attributes["url"]
         if not url.startswith(("https://", "http://")):
-            raise SpecError(f"url {url!r} is not http or https", place=element.place_of("url"))
+            raise SpecError(
+                f"url {url!r} is not http or https",
+                place=element.place_of("url"),
+                hint="put the file next to the spec and use copy",
+            )
         target = guest_path(element, "to")
         bits = mode(element, 0o644)
-        return cls(url, element.attributes["sha256"], target, bits or 0, element.get("owner"), element.place)
+        return cls(url, digest(element) or "", target, bits or 0, element.get("owner"), element.place)
 
     def title(self) -> str:
         return f"download {self.url}"
@@ -68,21 +72,21 @@ class Download:
 
     def run(self, guest: Guest) -> None:
         with tempfile.NamedTemporaryFile(prefix="sfvm-download-") as file:
-            digest = hashlib.sha256()
+            found = hashlib.sha256()
             try:
                 with urllib.request.urlopen(
                     urllib.request.Request(self.url, headers={"User-Agent": f"sfvm/{__version__}"}), timeout=STALLED
                 ) as response:
                     while block := response.read(BLOCK):
-                        digest.update(block)
+                        found.update(block)
                         file.write(block)
-            except (OSError, urllib.error.HTTPError) as error:
+            except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no URL after all
                 raise StepError(f"{self.url} cannot be downloaded", why=str(error), hint="try again later") from error
             file.flush()
-            if digest.hexdigest() != self.sha256:
+            if found.hexdigest() != self.sha256:
                 raise StepError(
                     f"{self.url} is not what the spec expects",
-                    why=f"its sha256 is {digest.hexdigest()}",
+                    why=f"its sha256 is {found.hexdigest()}",
                     hint="correct the url, or the sha256 if the new content is right",
                 )
             guest.upload(Path(file.name), self.to, mode=self.mode, owner=self.owner)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from sfvm.document import Element
 from sfvm.errors import Place, SpecError, StepError
-from sfvm.guest import Command, Guest
-from sfvm.steps._common import guest_path
+from sfvm.guest import Guest
+from sfvm.steps._common import guest_path, status
 from sfvm.verbs import JSON
 
 
@@ -31,7 +30,8 @@ class Change:
         return {"replace": self._replace, "line": self._line, "set": self._set}[self.kind](text)
 
     def _replace(self, text: str) -> str:
-        result, count = re.subn(self.values["match"], self.values["with"], text, flags=re.MULTILINE)
+        most = int(self.values.get("count", "0"))  # 0: all, as re.subn has it
+        result, count = re.subn(self.values["match"], self.values["with"], text, count=most, flags=re.MULTILINE)
         if not count and self.values.get("required", "yes") == "yes":
             raise StepError(
                 f"nothing matches {self.values['match']!r}",
@@ -41,9 +41,9 @@ class Change:
         return result
 
     def _line(self, text: str) -> str:
-        wanted, lines = self.values["text"], text.splitlines()
+        wanted, lines = self.values["text"], _lines(text)
         if self.values.get("state", "present") == "absent":
-            return _join(line for line in lines if line != wanted)
+            return _join([line for line in lines if line != wanted])
         if wanted in lines:
             return text
         after = self.values.get("after")
@@ -56,21 +56,23 @@ class Change:
     def _set(self, text: str) -> str:
         name, separator = self.values["name"], self.values.get("separator", "=")
         line = f"{name}{separator}{self.values['value']}"
-        between = re.escape(separator.strip()) or r"\s"
-        pattern = re.compile(rf"^\s*#?\s*{re.escape(name)}\s*{between}.*$")
-        lines, done = [], False
-        for old in text.splitlines():
-            if pattern.match(old) and not done:
-                lines.append(line)
-                done = True
-            elif not (pattern.match(old) and not old.lstrip().startswith("#")):
-                lines.append(old)
-        return _join(lines if done else [*lines, line])
+        sign = separator.strip()
+        rest = rf"{re.escape(name)}\s*{re.escape(sign)}" if sign else rf"{re.escape(name)}(\s|$)"
+        lines = _lines(text)
+        # Prose such as "# Port is …" looks like a setting, too: a comment without a blank is the better one.
+        for pattern in (rf"\s*{rest}", rf"\s*#{rest}", rf"\s*#\s*{rest}"):
+            if found := [number for number, old in enumerate(lines) if re.match(pattern, old)]:
+                break
+        else:
+            return _join([*lines, line])
+        lines[found[0]] = line
+        again = {number for number in found[1:] if not lines[number].lstrip().startswith("#")}
+        return _join([old for number, old in enumerate(lines) if number not in again])
 
 
 @dataclass(frozen=True)
 class Edit:
-    """Change a text file; owner and mode stay. The file must exist.
+    """Change a text file; owner and mode stay. The file must exist; a symlink to it stays one.
 
     Example::
 
@@ -80,13 +82,15 @@ class Edit:
           <line text="UseDNS no"/>
         </edit>
 
-    ``replace``: every match of a regular expression (Python's, ``^`` and ``$`` match at lines) is replaced.
+    ``replace``: every match of a regular expression (Python's, ``^`` and ``$`` match at lines) is replaced, or the
+    first ``count``; that none matches is an error unless ``required="no"``.
     ``line``: a line is there (added at the end, or ``after`` the first line that matches), or ``state="absent"``.
-    ``set``: ``name`` has ``value``; a commented-out line is used, later ones for the same name go.
+    ``set``: ``name`` has ``value``: in place of the line that sets it (further ones go), else of the first
+    commented-out one, else at the end.
     """
 
     element: ClassVar[str] = "edit"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     schema: ClassVar[str] = """
     <element name="edit">
       <attribute name="path"><ref name="path"/></attribute>
@@ -95,6 +99,7 @@ class Edit:
           <attribute name="match"><ref name="string"/></attribute>
           <attribute name="with"><ref name="string"/></attribute>
           <optional><attribute name="required"><ref name="yes-no"/></attribute></optional>
+          <optional><attribute name="count"><ref name="integer"/></attribute></optional>
         </element>
         <element name="line">
           <attribute name="text"><ref name="string"/></attribute>
@@ -126,6 +131,8 @@ class Edit:
                     raise SpecError(
                         f"{name} is no regular expression", place=child.place_of(name), why=str(error)
                     ) from None
+            if child.tag == "replace":
+                _check_replacement(child)
             changes.append(Change(child.tag, dict(child.attributes), child.place))
         return cls(guest_path(element), tuple(changes), element.place)
 
@@ -138,13 +145,32 @@ class Edit:
     def run(self, guest: Guest) -> None:
         if not guest.exists(self.path):
             raise StepError(f"the guest has no {self.path}", place=self.place, hint="write it with <file>")
-        text = guest.read(self.path).decode("utf-8", errors="surrogateescape")
+        path, mode, owner = status(guest, self.path)
+        text = guest.read(path).decode("utf-8", errors="surrogateescape")
         for change in self.changes:
             text = change.apply(text)
-        stat = f"stat -L -c '%a %u:%g' {shlex.quote('/sysroot' + self.path)}"
-        mode, owner = guest.capture(Command(stat, place="appliance", network=False)).split()
-        guest.write(self.path, text.encode("utf-8", errors="surrogateescape"), mode=int(mode, 8), owner=owner)
+        guest.write(path, text.encode("utf-8", errors="surrogateescape"), mode=mode, owner=owner)
 
 
-def _join(lines: Iterable[str]) -> str:
+def _check_replacement(element: Element) -> None:
+    """:raises SpecError: ``with`` names a group that ``match`` does not have, or ``count`` is none"""
+    try:
+        re.sub(element.attributes["match"], element.attributes["with"], "")  # reads its second argument in any case
+    except (re.error, IndexError) as error:
+        raise SpecError(
+            f"with={element.attributes['with']!r} does not fit match",
+            place=element.place_of("with"),
+            why=str(error),
+            hint=r"\1 is the first group of match, a backslash is \\",
+        ) from None
+    if int(element.get("count") or 1) < 1:
+        raise SpecError("count must be 1 or more", place=element.place_of("count"), hint="leave it out to replace all")
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of *text* without their line feeds, and nothing else taken for the end of a line."""
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def _join(lines: list[str]) -> str:
     return "".join(f"{line}\n" for line in lines)

@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 from sfvm.document import Element
 from sfvm.errors import Place
 from sfvm.guest import Command, Guest
+from sfvm.steps._common import named, word
 from sfvm.verbs import JSON
 
 
@@ -38,7 +39,8 @@ class Group:
 
     @classmethod
     def parse(cls, element: Element) -> Self:
-        return cls(element.attributes["name"], element.get("gid"), element.flag("system"), element.place)
+        gid = word(element, "gid", r"[0-9]+", "2000", default="") or None
+        return cls(element.attributes["name"], gid, element.flag("system"), element.place)
 
     def title(self) -> str:
         return f"group {self.name}"
@@ -52,4 +54,4 @@ class Group:
             command = f"groupadd {'--system' if self.system else ''} {f'--gid {self.gid}' if self.gid else ''} {name}"
         else:
             command = f"addgroup {'-S' if self.system else ''} {f'-g {self.gid}' if self.gid else ''} {name}"
-        guest.run(Command(f"grep -q ^{name}: /etc/group || {command}\n", network=False))
+        guest.run(Command(f"{named('group', self.name)} || {command}\n", network=False))

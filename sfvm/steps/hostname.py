@@ -9,7 +9,10 @@ from typing import ClassVar, Self
 from sfvm.document import Element
 from sfvm.errors import Place
 from sfvm.guest import Guest
+from sfvm.steps._common import word
 from sfvm.verbs import JSON
+
+LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Hostname:
 
     @classmethod
     def parse(cls, element: Element) -> Self:
-        return cls(element.attributes["name"], element.place)
+        return cls(word(element, "name", rf"{LABEL}(\.{LABEL})*", "web1.example.org"), element.place)
 
     def title(self) -> str:
         return f"hostname {self.name}"
@@ -41,7 +44,7 @@ class Hostname:
     def run(self, guest: Guest) -> None:
         short = self.name.partition(".")[0]
         guest.write("/etc/hostname", f"{short}\n".encode())
-        before = guest.read("/etc/hosts").decode() if guest.exists("/etc/hosts") else "127.0.0.1\tlocalhost\n"
-        kept = [line for line in before.splitlines() if not line.startswith("127.0.1.1")]
+        before = guest.read("/etc/hosts") if guest.exists("/etc/hosts") else b"127.0.0.1\tlocalhost\n"
+        kept = [line for line in before.splitlines() if line.split()[:1] != [b"127.0.1.1"]]
         names = self.name if short == self.name else f"{self.name} {short}"
-        guest.write("/etc/hosts", ("\n".join([*kept, f"127.0.1.1\t{names}"]) + "\n").encode())
+        guest.write("/etc/hosts", b"".join(line + b"\n" for line in [*kept, f"127.0.1.1\t{names}".encode()]))

@@ -9,7 +9,11 @@ from typing import ClassVar, Self
 from sfvm.document import Element
 from sfvm.errors import Place
 from sfvm.guest import Guest
+from sfvm.steps._common import word
 from sfvm.verbs import JSON
+
+NAMES = r"[A-Za-z0-9_,-]+"
+"""Of layouts, variants and models; the shell reads /etc/default/keyboard."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,9 @@ class Keyboard:
 
     @classmethod
     def parse(cls, element: Element) -> Self:
-        variant, model = element.get("variant") or "", element.get("model") or "pc105"
-        return cls(element.attributes["layout"], variant, model, element.place)
+        variant = word(element, "variant", NAMES, "nodeadkeys", default="")
+        model = word(element, "model", NAMES, "pc105", default="pc105")
+        return cls(word(element, "layout", NAMES, "de"), variant, model, element.place)
 
     def title(self) -> str:
         return f"keyboard {self.layout} {self.variant}".strip()

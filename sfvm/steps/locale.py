@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from sfvm.document import Element
-from sfvm.errors import Place, SpecError, StepError
+from sfvm.errors import Place, StepError
 from sfvm.guest import Command, Guest
+from sfvm.steps._common import word
 from sfvm.verbs import JSON
 
 BUILT_IN = ("C", "POSIX", "C.UTF-8", "C.utf8")
@@ -33,10 +33,7 @@ class Locale:
 
     @classmethod
     def parse(cls, element: Element) -> Self:
-        name = element.attributes["name"]
-        if not re.fullmatch(r"[A-Za-z_]+(\.[A-Za-z0-9-]+)?(@[a-z]+)?", name):
-            raise SpecError(f"{name!r} is no locale", place=element.place_of("name"), hint="for example en_GB.UTF-8")
-        return cls(name, element.place)
+        return cls(word(element, "name", r"[A-Za-z_]+(\.[A-Za-z0-9-]+)?(@[a-z]+)?", "en_GB.UTF-8"), element.place)
 
     def title(self) -> str:
         return f"locale {self.name}"
@@ -50,8 +47,20 @@ class Locale:
                 raise StepError(
                     "the guest cannot make locales", why="there is no localedef", hint="install locales first"
                 )
-            language, _, charset = self.name.partition(".")
-            guest.run(Command(f"localedef -i {language} -f {charset or 'ISO-8859-1'} {self.name}\n", network=False))
+            guest.run(Command(self._script(), network=False))
         guest.write("/etc/locale.conf", f"LANG={self.name}\n".encode())
         if guest.exists("/etc/debian_version"):
             guest.write("/etc/default/locale", f"LANG={self.name}\n".encode())
+
+    def _script(self) -> str:
+        """Make the locale; Debian's locales package makes those of /etc/locale.gen again when it is upgraded."""
+        whole, at, modifier = self.name.partition("@")
+        language, _, charset = whole.partition(".")
+        charset = charset or "ISO-8859-1"
+        entry = f"{self.name} {charset}"
+        return (
+            f"localedef -i {language}{at}{modifier} -f {charset} {self.name}\n"
+            f"if [ -f /etc/locale.gen ] && ! grep -qxF '{entry}' /etc/locale.gen; then\n"
+            f"    echo '{entry}' >>/etc/locale.gen\n"
+            "fi\n"
+        )

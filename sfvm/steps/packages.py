@@ -15,6 +15,7 @@ from sfvm.verbs import JSON
 POLICY = "/usr/sbin/policy-rc.d"
 REFUSE = b"#!/bin/sh\n# No service starts while packages are installed.\nexit 101\n"
 INITRAMFS = "/etc/initramfs-tools/update-initramfs.conf"
+LATER = b"# No initramfs is made while packages are installed.\nupdate_initramfs=no\n"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Packages:
     """
 
     element: ClassVar[str] = "packages"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     schema: ClassVar[str] = """
     <element name="packages">
       <optional><attribute name="install"><ref name="words"/></attribute></optional>
@@ -65,7 +66,7 @@ class Packages:
             raise SpecError("packages does nothing", place=element.place, hint='say install="…", remove or upgrade')
         for name in (*packages.install, *packages.remove):
             if name.startswith("-"):
-                raise SpecError(f"{name!r} is no package name", place=element.place)
+                raise SpecError(f"{name!r} is no package name", place=element.place, hint="options have attributes")
         return packages
 
     def title(self) -> str:
@@ -88,12 +89,12 @@ class Packages:
         manager = _managers.find(guest)
         script = _managers.script(manager, self.install, self.remove, upgrade=self.upgrade, recommends=self.recommends)
         held = self._hold(guest, POLICY, REFUSE, 0o755)
-        initramfs = None if self.initramfs else self._hold(guest, INITRAMFS, b"update_initramfs=no\n", 0o644)
+        initramfs = None if self.initramfs else self._hold(guest, INITRAMFS, LATER, 0o644)
         guest.run(Command(script))
         # A failure needs no restoring: the state before this step is kept, and this one is thrown away.
-        self._release(guest, POLICY, held)
+        self._release(guest, POLICY, REFUSE, held)
         if not self.initramfs:
-            self._release(guest, INITRAMFS, initramfs)
+            self._release(guest, INITRAMFS, LATER, initramfs)
 
     @staticmethod
     def _hold(guest: Guest, path: str, content: bytes, mode: int) -> bytes | None:
@@ -102,11 +103,15 @@ class Packages:
         return before
 
     @staticmethod
-    def _release(guest: Guest, path: str, before: bytes | None) -> None:
-        """Put back what was at *path*. A package's own file, which came meanwhile, came as it is by default."""
+    def _release(guest: Guest, path: str, ours: bytes, before: bytes | None) -> None:
+        """Put back what was at *path*, or what a package has brought: dpkg puts that beside ours, or in its place."""
+        if not guest.exists(path) or guest.read(path) != ours:
+            return
+        brought = f"{path}.dpkg-dist"
+        if before is None and guest.exists(brought):
+            before = guest.read(brought)
+            guest.remove(brought)
         if before is not None:
             guest.write(path, before, mode=0o755 if path == POLICY else 0o644)
-        elif path == INITRAMFS:
-            guest.write(path, b"update_initramfs=yes\nbackup_initramfs=no\n")
         else:
             guest.remove(path)

@@ -33,7 +33,9 @@ class Remove:
     def parse(cls, element: Element) -> Self:
         path = guest_path(element)
         if path == "/":
-            raise SpecError("the guest's root cannot be removed", place=element.place_of("path"))
+            raise SpecError(
+                "the guest's root cannot be removed", place=element.place_of("path"), hint="name what is in it"
+            )
         return cls(path, element.place)
 
     def title(self) -> str:

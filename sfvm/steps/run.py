@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from typing import ClassVar, Self
 from sfvm.document import Element
 from sfvm.errors import Place, SpecError
 from sfvm.guest import Command, Guest
+from sfvm.steps._common import guest_path
 from sfvm.verbs import JSON
 
 
@@ -22,8 +25,8 @@ class Run:
         <run network="no" timeout="60">nginx -t</run>
 
     The spec's params and the facts are environment variables; ``${…}`` is the shell's. ``shell`` is the interpreter
-    (default ``/bin/sh -e``; a script that begins with ``#!`` names its own), ``env`` more variables (``A=1 B=2``),
-    ``timeout`` seconds.
+    (default ``/bin/sh -e``; a script that begins with ``#!`` names its own), ``env`` more variables
+    (``A=1 B='two words'``), ``timeout`` seconds. Indentation that all lines have is taken away.
     """
 
     element: ClassVar[str] = "run"
@@ -53,19 +56,24 @@ class Run:
         script = textwrap.dedent(element.text).strip("\n") + "\n"
         if not script.strip():
             raise SpecError("run has no script", place=element.place, hint="write the script as its text")
-        environment = dict(element.variables)
-        for word in element.words("env"):
-            name, equals, value = word.partition("=")
-            if not equals or not name.isidentifier():
-                raise SpecError(f"env: {word!r} is not NAME=VALUE", place=element.place_of("env"))
-            environment[name] = value
+        environment = {**element.variables, **_environment(element)}
         first = script.partition("\n")[0]
         shell = element.get("shell") or (first[2:].strip() if first.startswith("#!") else "/bin/sh -e")
+        if not shell.startswith("/"):
+            raise SpecError(
+                f"run: the interpreter {shell!r} is no absolute path",
+                place=element.place_of("shell"),
+                hint="for example /bin/bash -e",
+            )
         timeout = element.get("timeout")
+        if timeout and int(timeout) < 1:
+            raise SpecError(
+                "run: timeout must be 1 or more", place=element.place_of("timeout"), hint="it is in seconds"
+            )
         return cls(
             script,
             shell,
-            element.get("cwd") or "/",
+            guest_path(element, "cwd") if element.get("cwd") else "/",
             element.get("user"),
             environment,
             float(timeout) if timeout else None,
@@ -100,3 +108,23 @@ class Run:
                 network=self.network,
             )
         )
+
+
+def _environment(element: Element) -> dict[str, str]:
+    """The attribute ``env``, split as a shell splits words.
+
+    :raises SpecError: something in it is not NAME=VALUE
+    """
+    found = {}
+    try:
+        words = shlex.split(element.get("env") or "")
+    except ValueError as error:
+        raise SpecError("env cannot be read", place=element.place_of("env"), why=str(error)) from None
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise SpecError(
+                f"env: {word!r} is not NAME=VALUE", place=element.place_of("env"), hint="env=\"A=1 B='b c'\""
+            )
+        found[name] = value
+    return found

@@ -39,8 +39,18 @@ class Service:
     @classmethod
     def parse(cls, element: Element) -> Self:
         service = cls(element.words("enable"), element.words("disable"), element.words("mask"), element.place)
-        if not (service.enable or service.disable or service.mask):
+        names = (*service.enable, *service.disable, *service.mask)
+        if not names:
             raise SpecError("service does nothing", place=element.place, hint='say enable="…", disable or mask')
+        for name in names:
+            if name.startswith("-"):
+                raise SpecError(f"{name!r} is no service", place=element.place, hint="for example nginx.service")
+            if names.count(name) > 1:
+                raise SpecError(
+                    f"service {name} cannot be two of enabled, disabled and masked, or one of them twice",
+                    place=element.place,
+                    hint="name it once",
+                )
         return service
 
     def title(self) -> str:
@@ -53,15 +63,17 @@ class Service:
     def run(self, guest: Guest) -> None:
         if guest.exists("/usr/bin/systemctl") or guest.exists("/bin/systemctl"):
             tool = {"enable": "systemctl enable", "disable": "systemctl disable", "mask": "systemctl mask"}
+            where = ""
         elif guest.exists("/sbin/rc-update"):
             tool = {"enable": "rc-update add", "disable": "rc-update del", "mask": "rc-update del"}
+            where = " default"
         else:
             raise StepError(
                 "the guest has no service manager", why="neither systemctl nor rc-update is there",
                 hint="install systemd or openrc first",
             )  # fmt: skip
         lines = [
-            f"{tool[verb]} {shlex.quote(name)}"
+            f"{tool[verb]} {shlex.quote(name)}{where}"
             for verb, names in (("disable", self.disable), ("mask", self.mask), ("enable", self.enable))
             for name in names
         ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from sfvm.document import Element
-from sfvm.errors import Place
+from sfvm.errors import Place, SpecError
 from sfvm.guest import Guest
 from sfvm.steps._common import guest_path
 from sfvm.verbs import JSON
@@ -36,6 +36,8 @@ class Symlink:
 
     @classmethod
     def parse(cls, element: Element) -> Self:
+        if not element.attributes["target"]:
+            raise SpecError("symlink: target is empty", place=element.place_of("target"), hint="say where it leads")
         return cls(guest_path(element), element.attributes["target"], element.place)
 
     def title(self) -> str:

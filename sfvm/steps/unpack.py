@@ -12,7 +12,7 @@ from sfvm.digest import file_digest
 from sfvm.document import Element
 from sfvm.errors import Place, SpecError
 from sfvm.guest import Guest
-from sfvm.steps._common import guest_path
+from sfvm.steps._common import digest, guest_path
 from sfvm.verbs import JSON
 
 
@@ -43,21 +43,21 @@ class Unpack:
 
     @classmethod
     def parse(cls, element: Element) -> Self:
-        return cls(element.file("from"), guest_path(element, "to"), element.get("sha256"), element.place)
+        return cls(element.file("from"), guest_path(element, "to"), digest(element), element.place)
 
     def title(self) -> str:
         return f"unpack {self.source.name} to {self.to}"
 
     def inputs(self) -> Mapping[str, JSON]:
-        digest = file_digest(self.source, self.place)
-        if self.sha256 and digest != self.sha256:
+        found = file_digest(self.source, self.place)
+        if self.sha256 and found != self.sha256:
             raise SpecError(
                 f"{self.source.name} is not what the spec expects",
                 place=self.place,
-                why=f"its sha256 is {digest}",
+                why=f"its sha256 is {found}",
                 hint="correct the file, or the sha256 if the new content is right",
             )
-        return {"to": self.to, "content": {"sha256": digest}}
+        return {"to": self.to, "content": {"sha256": found}}
 
     def run(self, guest: Guest) -> None:
         archives.check(self.source, self.place)

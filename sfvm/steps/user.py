@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import ClassVar, Self
 from sfvm.document import Element
 from sfvm.errors import Place, SpecError
 from sfvm.guest import Command, Guest
-from sfvm.steps._common import flags
+from sfvm.steps._common import flags, guest_path, named, word
 from sfvm.verbs import JSON
 
 
@@ -23,7 +24,7 @@ class User:
         <user name="alice" shell="/bin/bash" groups="sudo" ssh-key="ssh-ed25519 AAAA… alice@example"/>
 
     ``password`` is a hash as crypt(5) knows it, never a password in clear; without one the account has none and cannot
-    log in with one. ``groups`` must exist.
+    log in with one. ``groups`` must exist. ``ssh-key`` is one public key.
     """
 
     element: ClassVar[str] = "user"
@@ -61,16 +62,23 @@ class User:
                 place=element.place_of("password"),
                 hint="make one with: openssl passwd -6",
             )
+        key = element.get("ssh-key")
+        if key and not re.fullmatch(r"[a-z0-9@.-]+ [A-Za-z0-9+/]+=*( [^\n]*)?", key.strip()):
+            raise SpecError(
+                "user ssh-key is not a public key",
+                place=element.place_of("ssh-key"),
+                hint="give the line of a file such as id_ed25519.pub; a private key belongs in no spec",
+            )
         return cls(
             element.attributes["name"],
-            element.get("uid"),
-            element.get("shell"),
-            element.get("home"),
+            word(element, "uid", r"[0-9]+", "1000", default="") or None,
+            guest_path(element, "shell") if element.get("shell") else None,
+            guest_path(element, "home") if element.get("home") else None,
             element.words("groups"),
             element.get("comment"),
             element.flag("system"),
             password,
-            element.get("ssh-key"),
+            key.strip() if key else None,
             element.place,
         )
 
@@ -98,9 +106,10 @@ class User:
         if self.ssh_key:
             name = shlex.quote(self.name)
             script = (
-                f'home=$(grep "^"{name}: /etc/passwd | cut -d: -f6)\nmkdir -p "$home/.ssh"\n'
+                f"while IFS=: read -r name _ _ _ _ home _; do\n"
+                f'    [ "$name" = {name} ] && break\ndone </etc/passwd\nmkdir -p "$home/.ssh"\n'
                 f'echo {shlex.quote(self.ssh_key)} >>"$home/.ssh/authorized_keys"\n'
-                f'chmod 700 "$home/.ssh"; chmod 600 "$home/.ssh/authorized_keys"\nchown -R {name} "$home/.ssh"\n'
+                f'chmod 700 "$home/.ssh"; chmod 600 "$home/.ssh/authorized_keys"\nchown -R {name}: "$home/.ssh"\n'
             )
             guest.run(Command(script, network=False))
 
@@ -119,7 +128,7 @@ class User:
         home = flags([("--home-dir", self.home)])
         moved = flags([("--home", self.home)])
         return (
-            f"if grep -q ^{name}: /etc/passwd; then\n"
+            f"if {named('passwd', self.name)}; then\n"
             + (
                 f"  usermod {'--append' if self.groups else ''} {options} {moved} {name}\n"
                 if options or moved
@@ -131,7 +140,7 @@ class User:
     def _busybox(self) -> str:
         name = shlex.quote(self.name)
         options = flags([("-u", self.uid), ("-s", self.shell), ("-h", self.home), ("-g", self.comment)])
-        lines = [f"grep -q ^{name}: /etc/passwd || adduser -D {'-S' if self.system else ''} {options} {name}"]
+        lines = [f"{named('passwd', self.name)} || adduser -D {'-S' if self.system else ''} {options} {name}"]
         lines += [f"addgroup {name} {shlex.quote(group)}" for group in self.groups]
         if self.password:
             lines.append(f"echo {shlex.quote(f'{self.name}:{self.password}')} | chpasswd -e")
