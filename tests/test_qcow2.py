@@ -154,7 +154,7 @@ def test_an_error_tells_why(tmp_path):
 
 def test_missing_qemu_img(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SfvmError, match="not installed"):
+    with pytest.raises(SfvmError, match="cannot be run"):
         qcow2.create(tmp_path / "a.qcow2", size=MIB)
 
 
