@@ -16,7 +16,16 @@ LINUX_GPT = {
     uuid.UUID("0fc63daf-8483-4772-8e79-3d69d8477de4"),  # Linux filesystem data
     uuid.UUID("4f68bce3-e8cd-4db1-96e7-fbcaf984b709"),  # root, x86-64
     uuid.UUID("b921b045-1df0-41c3-af44-4c6f280d3fae"),  # root, aarch64
+    uuid.UUID("44479540-f297-41b2-9af7-d131d5f0458a"),  # root, x86
+    uuid.UUID("69dad710-2ce4-4e3c-b16c-21a1d49abed3"),  # root, 32-bit ARM
+    uuid.UUID("72ec70a6-cf74-40e6-bd49-4bda08e8f224"),  # root, riscv64
+    uuid.UUID("c31c45e6-3f39-412e-80fb-4809c4980599"),  # root, ppc64le
 }
+"""Types of GPT partitions (Discoverable Partitions Specification)."""
+
+
+class Damaged(ValueError):
+    """There is a partition table, and it makes no sense."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,10 @@ class Partition:
 
 
 def read(disk: BinaryIO) -> tuple[Partition, ...]:
-    """The partitions of *disk*; none when it has no table. Logical partitions of an MBR are left out."""
+    """The partitions of *disk*; none when it has no table. Logical partitions of an MBR are left out.
+
+    :raises Damaged: the disk says that it has a GPT, and has none that can be read
+    """
     disk.seek(0)
     mbr = disk.read(SECTOR)
     if len(mbr) < SECTOR or mbr[510:] != b"\x55\xaa":
@@ -51,16 +63,16 @@ def _gpt(disk: BinaryIO) -> tuple[Partition, ...]:
     disk.seek(SECTOR)
     header = disk.read(92)
     if len(header) < 92 or header[:8] != b"EFI PART":
-        return ()
+        raise Damaged("the MBR announces a GPT, and sector 1 has none")
     at, entries, size = struct.unpack("<QII", header[72:88])
     if not 128 <= size <= 4096 or entries > MAX_ENTRIES:
-        return ()
+        raise Damaged(f"the GPT has {entries} entries of {size} bytes")
     found = []
     disk.seek(at * SECTOR)
     for number in range(1, entries + 1):
         entry = disk.read(size)
         if len(entry) < size:
-            break
+            raise Damaged("the GPT ends within its entries")
         kind = uuid.UUID(bytes_le=entry[:16])
         first, last = struct.unpack("<QQ", entry[32:48])
         if kind.int and last >= first:

@@ -42,7 +42,7 @@ class Archive:
     @classmethod
     def parse(cls, element: Element) -> Self:
         known = {name: value for name in ("distribution", "release") if (value := element.get(name))}
-        return cls(element.file("from"), element.attributes["sha256"], known, element.place)
+        return cls(element.file("from"), element.attributes["sha256"].lower(), known, element.place)
 
     def title(self) -> str:
         return f"archive {self.source.name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ DIRECTORIES = (
     "usr/sbin",
     "var/log",
 )
+PT_INTERP = 3
 PASSWD = b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
 GROUP = b"root:x:0:\nnogroup:x:65534:\n"
 
@@ -56,7 +58,15 @@ class Busybox:
         return "busybox"
 
     def inputs(self) -> Mapping[str, JSON]:
-        return {"busybox": {"sha256": file_digest(self._binary(), self.place)}}
+        binary = self._binary()
+        if not static(binary):
+            raise SpecError(
+                f"{binary} is linked dynamically",
+                place=self.place,
+                why="the guest has no libraries",
+                hint="./bootstrap installs one that is not (Debian: busybox-static)",
+            )
+        return {"busybox": {"sha256": file_digest(binary, self.place)}}
 
     def facts(self) -> Mapping[str, str]:
         return {"distribution": "busybox"}
@@ -82,3 +92,23 @@ class Busybox:
                 hint="./bootstrap installs it (Debian: busybox-static)",
             )
         return Path(found)
+
+
+def static(binary: Path) -> bool:
+    """Whether the program *binary* is an ELF file that needs no interpreter (elf(5): no program header PT_INTERP)."""
+    with binary.open("rb") as file:
+        start = file.read(64)
+        if len(start) < 64 or start[:4] != b"\x7fELF" or start[4] not in (1, 2) or start[5] not in (1, 2):
+            return False
+        order = "<" if start[5] == 1 else ">"
+        at, size, count = (
+            (*struct.unpack_from(f"{order}Q", start, 32), *struct.unpack_from(f"{order}HH", start, 54))
+            if start[4] == 2
+            else (*struct.unpack_from(f"{order}I", start, 28), *struct.unpack_from(f"{order}HH", start, 42))
+        )
+        file.seek(at)
+        headers = file.read(size * count)
+    kinds = [
+        struct.unpack_from(f"{order}I", headers, number * size)[0] for number in range(len(headers) // max(size, 1))
+    ]
+    return PT_INTERP not in kinds

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import BinaryIO, ClassVar, Self
 
 from sfvm import qcow2
 from sfvm.bases import _partitions
 from sfvm.bases.archive import require_digest
 from sfvm.document import Element
-from sfvm.errors import Place, SpecError
+from sfvm.errors import Place, SfvmError, SpecError
 from sfvm.guest import Guest
 from sfvm.verbs import JSON
+
+FOREIGN = {b"KDMV": "VMDK", b"COWD": "VMDK", b"vhdxfile": "VHDX", b"conectix": "VHD", b"<<< ": "VDI", b"QED\0": "QED"}
+"""How images begin that are neither qcow2 nor raw."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,11 @@ class Image:
         known = {name: value for name in ("distribution", "release") if (value := element.get(name))}
         number = element.get("partition")
         return cls(
-            element.file("from"), element.attributes["sha256"], int(number) if number else None, known, element.place
+            element.file("from"),
+            element.attributes["sha256"].lower(),
+            int(number) if number else None,
+            known,
+            element.place,
         )
 
     def title(self) -> str:
@@ -58,6 +65,7 @@ class Image:
 
     def inputs(self) -> Mapping[str, JSON]:
         require_digest(self.source, self.sha256, self.place)
+        self._format()
         return {"sha256": self.sha256, "partition": self.partition, "facts": dict(self.known)}
 
     def facts(self) -> Mapping[str, str]:
@@ -71,7 +79,7 @@ class Image:
         try:
             qcow2.qemu_img("convert", "-f", self._format(), "-O", "raw", self.source, raw)
             with raw.open("rb") as disk:
-                chosen = self._choose(_partitions.read(disk), raw.stat().st_size)
+                chosen = self._choose(self._table(disk), raw.stat().st_size)
             if chosen.size > size:
                 raise SpecError(
                     f"the partition has {chosen.size >> 20} MiB, the spec's disk {size >> 20} MiB",
@@ -90,11 +98,37 @@ class Image:
         """Everything is there already."""
 
     def _format(self) -> str:
+        """``qcow2`` or ``raw``, told by how the file begins; qemu-img is never left to guess.
+
+        :raises SpecError: another format, or a qcow2 that QEMU must not open
+        """
         with self.source.open("rb") as file:
-            if file.read(4) != b"QFI\xfb":
-                return "raw"
-        qcow2.require_standalone(self.source)
+            start = file.read(8)
+        for magic, name in FOREIGN.items():
+            if start.startswith(magic):
+                raise SpecError(
+                    f"{self.source.name} is a {name} image",
+                    place=self.place,
+                    hint="convert it first: qemu-img convert -O qcow2",
+                )
+        if not start.startswith(qcow2.MAGIC):
+            return "raw"
+        try:
+            qcow2.require_standalone(self.source)
+        except SfvmError as error:
+            raise SpecError(error.what, place=self.place, why=error.why, hint=error.hint) from error
         return "qcow2"
+
+    def _table(self, disk: BinaryIO) -> tuple[_partitions.Partition, ...]:
+        try:
+            return _partitions.read(disk)
+        except _partitions.Damaged as error:
+            raise SpecError(
+                f"the partition table of {self.source.name} cannot be read",
+                place=self.place,
+                why=str(error),
+                hint="look at it with sfdisk -l",
+            ) from error
 
     def _choose(self, partitions: tuple[_partitions.Partition, ...], size: int) -> _partitions.Partition:
         if self.partition is not None:
@@ -105,6 +139,7 @@ class Image:
                 f"{self.source.name} has no partition {self.partition}",
                 place=self.place,
                 why="it has " + (", ".join(str(p.number) for p in partitions) or "no partition table"),
+                hint="leave partition out, or name one that is there",
             )
         if not partitions:
             return _partitions.Partition(0, 0, size, True)
@@ -121,5 +156,6 @@ class Image:
                 f"partition {partition.number} of {self.source.name} reaches beyond its disk",
                 place=self.place,
                 why="the image is truncated or its table is damaged",
+                hint="fetch or make it again",
             )
         return partition

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,9 +10,12 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from sfvm.document import Element
-from sfvm.errors import Place
+from sfvm.errors import Place, SpecError
 from sfvm.guest import Command, Guest
 from sfvm.verbs import JSON
+
+NAMES = r"[A-Za-z0-9][A-Za-z0-9.+_:/=~-]*"
+"""Of suites, components and packages: none looks like an option or makes two of the lists on a command line."""
 
 
 @dataclass(frozen=True)
@@ -22,19 +26,23 @@ class Mmdebstrap:
 
         <base><mmdebstrap suite="bookworm" variant="minbase" components="main" include="systemd udev"/></base>
 
-    ``mirror`` left out, or empty, is the tool's own default; ``distribution`` (default debian) is the fact that steps
-    can test.
+    ``mirror`` left out, or empty, is the tool's own default; ``keyring`` names a file of keys in the appliance that
+    sign it, where they are not the distribution's; ``distribution`` (default debian) is the fact that steps can test.
     """
 
     element: ClassVar[str] = "mmdebstrap"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     schema: ClassVar[str] = """
     <element name="mmdebstrap">
       <attribute name="suite"><ref name="word"/></attribute>
-      <optional><attribute name="variant"><ref name="word"/></attribute></optional>
+      <optional><attribute name="variant"><choice>
+        <value>essential</value><value>apt</value><value>minbase</value><value>buildd</value>
+        <value>important</value><value>standard</value>
+      </choice></attribute></optional>
       <optional><attribute name="components"><ref name="words"/></attribute></optional>
       <optional><attribute name="include"><ref name="words"/></attribute></optional>
       <optional><attribute name="mirror"><ref name="string"/></attribute></optional>
+      <optional><attribute name="keyring"><ref name="path"/></attribute></optional>
       <optional><attribute name="distribution"><ref name="word"/></attribute></optional>
     </element>"""
 
@@ -43,17 +51,30 @@ class Mmdebstrap:
     components: tuple[str, ...]
     include: tuple[str, ...]
     mirror: str
+    keyring: str | None
     distribution: str
     place: Place
 
     @classmethod
     def parse(cls, element: Element) -> Self:
+        components, include = element.words("components") or ("main",), element.words("include")
+        for word in (element.attributes["suite"], *components, *include):
+            if not re.fullmatch(NAMES, word):
+                raise SpecError(
+                    f"mmdebstrap: {word!r} is no name of a suite, component or package",
+                    place=element.place,
+                    hint="names are separated by blanks",
+                )
+        mirror = element.get("mirror") or ""
+        if mirror.startswith("-"):
+            raise SpecError(f"mirror {mirror!r} is no URI", place=element.place_of("mirror"), hint="http://HOST/debian")
         return cls(
             element.attributes["suite"],
             element.get("variant") or "minbase",
-            element.words("components") or ("main",),
-            element.words("include"),
-            element.get("mirror") or "",
+            components,
+            include,
+            mirror,
+            element.get("keyring"),
             element.get("distribution") or "debian",
             element.place,
         )
@@ -68,6 +89,7 @@ class Mmdebstrap:
             "components": list(self.components),
             "include": list(self.include),
             "mirror": self.mirror,
+            "keyring": self.keyring,
             "distribution": self.distribution,
         }
 
@@ -93,9 +115,11 @@ class Mmdebstrap:
             '--aptopt=APT::Sandbox::User "root"',
             '--customize-hook=rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap"',
             *([f"--include={','.join(self.include)}"] if self.include else []),
+            *([f"--keyring={self.keyring}"] if self.keyring else []),
             self.suite,
             "/sysroot",
             *([self.mirror] if self.mirror else []),
         ]
         guest.run(Command(shlex.join(words) + "\n", place="appliance"))
-        guest.remove("/etc/hostname")  # the appliance's, where it has one
+        for name in ("/etc/hostname", "/etc/resolv.conf"):  # mmdebstrap copies the appliance's
+            guest.remove(name)
