@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sfvm.boot.qemu import boot
 
+from sfvm.boot.qemu import boot
 from tests.guests.project import Project
 from tests.guests.project import project as project_of
 
