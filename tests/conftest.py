@@ -6,12 +6,16 @@ from pathlib import Path
 
 import platformdirs
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from sfvm.appliance.image import Image, ensure
 from sfvm.config import Settings
 from sfvm.events import ignore
 from tests.guests.project import Project
 from tests.guests.project import project as project_of
+
+hypothesis_settings.register_profile("sfvm", deadline=None)  # a slow machine is no failure
+hypothesis_settings.load_profile("sfvm")
 
 CACHE = platformdirs.user_cache_path("sfvm")
 """The user's own: an appliance that is there already need not be built again."""
