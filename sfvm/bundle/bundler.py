@@ -73,7 +73,10 @@ def _group(
             listener(Bundling(name, recipe.format, text, fraction))
 
     begun = time.monotonic()
-    _require_room(output, manifest.size * (2 + len(recipes)) + ROOM)
+    for recipe in recipes:
+        _require_ours(output / f"{name}-{recipe.format}")
+    content = sum(path.stat().st_size for path in repository.files(manifest.key))
+    _require_room(output, content * (1 + len(recipes)) + ROOM)
     with tempfile.TemporaryDirectory(dir=output, prefix=".sfvm-") as directory:
         work = Path(directory)
         disk = tree = None
@@ -109,10 +112,19 @@ def _make(
     """One bundle directory, in *work* until it is complete."""
     directory = work / f"{name}-{recipe.format}"
     directory.mkdir()
+    made: list[str] = []
+    known = {
+        "name": name,
+        "key": manifest.key,
+        "settings": dict(recipe.settings),
+        "facts": dict(manifest.facts),
+        "packages": [list(package) for package in manifest.packages],
+        "disk": disk.stat().st_size if disk else 0,
+    }
     for verb in recipe.outputs:
         progress = functools.partial(_progress, listener, name, recipe.format, verb.title())
         progress(None)
-        stage = Stage(directory, disk, tree, progress)
+        stage = Stage(directory, disk, tree, progress, known, made)
         try:
             verb.make(stage)
         except SfvmError as error:
@@ -163,6 +175,14 @@ def _manifest(name: str, manifest: Manifest, recipe: Recipe, artifacts: Mapping[
 def _describe(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _require_ours(target: Path) -> None:
+    """A bundle replaces an older one, nothing else."""
+    if target.exists() and not (target / "SHA256SUMS").is_file():
+        raise BundleError(
+            f"{target} is in the way", why="it is no bundle", hint="move it, or name another directory with --output"
+        )
 
 
 def _require_room(output: Path, wanted: int) -> None:

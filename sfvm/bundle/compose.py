@@ -18,10 +18,11 @@ def compose(
     """Write the raw disk *target* (sparse) around the filesystem of *size* bytes; return its partition table."""
     wanted = []
     if layout.bios_boot:
-        wanted.append(("BIOS boot", gpt.BIOS_BOOT, BIOS_BOOT_SIZE))
+        wanted.append(("BIOS boot", gpt.BIOS_BOOT, BIOS_BOOT_SIZE, 0))
     if layout.esp:
-        wanted.append(("EFI system", gpt.ESP, layout.esp))
-    wanted.append(("root", gpt.LINUX_ROOT[architecture], size))
+        wanted.append(("EFI system", gpt.ESP, layout.esp, 0))
+    root_type = gpt.LINUX_ROOT.get(architecture, gpt.LINUX)
+    wanted.append(("root", root_type, size, gpt.GROW_FILE_SYSTEM if layout.grow else 0))
     table = gpt.arrange(wanted)
     places = {partition.name: partition for partition in table.partitions}
     boot_code = b""
@@ -30,7 +31,7 @@ def compose(
         if layout.bios_boot and finished.core_image:
             place = places["BIOS boot"]
             disk.seek(place.offset)
-            disk.write(grub.place_core(finished.core_image, place.first_sector))
+            disk.write(grub.place_core(finished.core_image, place.first_sector, place.size))
             boot_code = grub.boot_code(finished.boot_image, place.first_sector)
         disk.seek(0)
         disk.write(gpt.head(table, boot_code))
@@ -42,7 +43,7 @@ def compose(
     root = places["root"]
     window = f"driver=raw,offset={root.offset},size={root.size},file.driver=file,file.filename={_option(target)}"
     qcow2.qemu_img(
-        "convert", "-p", "-n", "--target-is-zero", "-W", "-m", str(min(os.cpu_count() or 1, 16)), "-f", "qcow2",
+        "convert", "-n", "--target-is-zero", "-W", "-m", str(min(os.cpu_count() or 1, 16)), "-f", "qcow2",
         finished.filesystem, "--target-image-opts", window, progress=progress,
     )  # fmt: skip
     return table

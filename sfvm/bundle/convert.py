@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 from sfvm import qcow2
 from sfvm.bundle.stage import Stage
 from sfvm.document import Element
-from sfvm.errors import BundleError, Place
+from sfvm.errors import BundleError, Place, SpecError
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,15 @@ class Convert:
         if subformat := element.get("subformat"):
             options.append(f"subformat={subformat}")
         compress = element.get("compress") or "no"
+        to = element.attributes["to"]
         if compress != "no":
+            if to != "qcow2":
+                raise SpecError(
+                    f"compress is for qcow2, not for {to}", place=element.place_of("compress"), hint="leave it out"
+                )
             options.append(f"compression_type={compress}")
         joined = ",".join(option for option in options if option)
-        return cls(element.attributes["to"], element.attributes["as"], joined, compress, element.place)
+        return cls(to, element.attributes["as"], joined, compress, element.place)
 
     def title(self) -> str:
         return f"convert {self.to}"
@@ -74,11 +79,11 @@ class Convert:
             raise BundleError("convert needs a disk", place=self.place, hint="add a <layout> to the format")
         target = stage.new(self.name, self.place)
         if self.to == "raw":
-            os.link(stage.disk, target)  # the disk is raw already
+            stage.keep(stage.disk, target)  # the disk is raw already
             return
         options = ["-o", self.options] if self.options else []
         compress = [] if self.compress == "no" else ["-c"]
         qcow2.qemu_img(
-            "convert", "-p", "-W", "-m", str(min(os.cpu_count() or 1, 16)), *compress, "-f", "raw", "-O", self.to,
+            "convert", "-W", "-m", str(min(os.cpu_count() or 1, 16)), *compress, "-f", "raw", "-O", self.to,
             *options, stage.disk, target, progress=stage.progress,
         )  # fmt: skip

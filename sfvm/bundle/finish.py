@@ -25,6 +25,9 @@ from sfvm.repository import Manifest, Repository
 WORK = "/run/sfvm/bundle"
 """Where the appliance works, in its own memory."""
 TAR_MARGIN = 64 << 20
+BLOCK = "4k"
+"""The cluster size of what is thrown away after: as a file system's blocks, so that a trim leaves nothing of files that
+are gone (keys, seeds), not even where a cluster of the node also holds files that stay."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,14 @@ def _running(drives: list[Drive], name: str, settings: Settings, listener: Liste
             ) from error
 
 
+def _overlay(path: Path, backing: Path) -> Path:
+    """An overlay at *path* to work on and throw away."""
+    qcow2.qemu_img(
+        "create", "-q", "-f", "qcow2", "-o", f"cluster_size={BLOCK}", "-b", backing.absolute(), "-F", "qcow2", path
+    )
+    return path
+
+
 def finish(
     name: str,
     manifest: Manifest,
@@ -69,8 +80,7 @@ def finish(
 
     :raises BundleError: the node cannot be what the layout asks for
     """
-    overlay = work / "finish.qcow2"
-    qcow2.create(overlay, backing=repository.backing(manifest.key))
+    overlay = _overlay(work / "finish.qcow2", repository.backing(manifest.key))
     drives = [Drive(overlay)]
     esp = work / "esp.img" if layout.esp else None
     if esp is not None and layout.esp:
@@ -85,16 +95,18 @@ def finish(
         appliance.mount()
         guest = appliance.guest
         sysprep(guest)
-        entries = [(f"UUID={root_uuid}", "/", manifest.filesystem, "defaults", 1)]
+        entries = [(f"UUID={root_uuid}", "/", manifest.filesystem, "defaults", _pass(manifest.filesystem))]
         if esp is not None:
             guest.directory("/boot/efi")
             entries.append((f"UUID={esp_id[:4]}-{esp_id[4:]}", "/boot/efi", "vfat", "umask=0077,nofail", 2))
         before = guest.read("/etc/fstab").decode() if guest.exists("/etc/fstab") else ""
         guest.write("/etc/fstab", fstab(before, tuple(entries)).encode())
         appliance.run(f"mkdir -p {WORK}")
-        if layout.loader == "grub":
+        platforms = _platforms(layout)
+        if platforms:
             _configure(appliance, manifest, layout, root_uuid)
-            appliance.run(grub.images(root_uuid, WORK))
+            appliance.run(grub.images(root_uuid, WORK, platforms))
+        if grub.BIOS in platforms:
             boot_image = _fetch(appliance, f"{WORK}/boot.img")
             core_image = _fetch(appliance, f"{WORK}/core.img")
         if esp is not None:
@@ -104,11 +116,25 @@ def finish(
                 f"mount -t vfat {device} {WORK}/esp\n"
                 f"if [ -e {WORK}/BOOTX64.EFI ]; then\n"
                 f"  mkdir -p {WORK}/esp/EFI/BOOT && cp {WORK}/BOOTX64.EFI {WORK}/esp/EFI/BOOT/\nfi\n"
-                f"umount {WORK}/esp"
+                f"umount {WORK}/esp\nsync {device}"
             )
+        # An error of writing comes to light here; freed blocks can be trimmed once that is committed.
+        appliance.run("sync --file-system /sysroot")
         appliance.trim()
         appliance.unmount()
     return Finished(overlay, esp, boot_image, core_image)
+
+
+def _pass(filesystem: str) -> int:
+    """fsck's turn in fstab(5): xfs and btrfs check themselves when they are mounted."""
+    return 1 if filesystem.startswith("ext") else 0
+
+
+def _platforms(layout: Layout) -> tuple[str, ...]:
+    """GRUB's platforms that the disk can boot by."""
+    if layout.loader != "grub":
+        return ()
+    return (*([grub.BIOS] if layout.bios_boot else []), *([grub.UEFI] if layout.esp else []))
 
 
 def _rename(appliance: Appliance, filesystem: str, identifier: str) -> None:
@@ -155,8 +181,7 @@ def archive(
     GNU tar writes the users of ACLs by name where it can, so it runs where no number has one. It writes to a raw drive
     as large as the node could need; the byte count says where the archive ends.
     """
-    overlay, stream = work / "files.qcow2", work / "files.tar"
-    qcow2.create(overlay, backing=repository.backing(manifest.key))
+    overlay, stream = _overlay(work / "files.qcow2", repository.backing(manifest.key)), work / "files.tar"
     with stream.open("xb") as file:
         file.truncate(manifest.disk * 2 + TAR_MARGIN)  # sparse; tar adds a header to every file
     with _running([Drive(overlay), Drive(stream, "raw")], name, settings, listener) as appliance:
@@ -175,5 +200,6 @@ def _tar_script(device: str) -> str:
         "tar --create --directory=/sysroot --numeric-owner --sort=name --one-file-system "
         "--xattrs --xattrs-include='*' --acls --exclude=./lost+found --format=posix "
         "--pax-option=delete=atime,delete=ctime . "
-        f"| tee {device} | wc -c"
+        f"| tee {device} | wc -c\n"
+        f"sync {device}"  # an error of writing comes to light here
     )

@@ -18,22 +18,27 @@ BOOT_CODE = 440
 
 BIOS_BOOT = uuid.UUID("21686148-6449-6e6f-744e-656564454649")
 ESP = uuid.UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
+LINUX = uuid.UUID("0fc63daf-8483-4772-8e79-3d69d8477de4")
+"""Linux file system data, of no special meaning."""
 LINUX_ROOT = {
     "x86_64": uuid.UUID("4f68bce3-e8cd-4db1-96e7-fbcaf984b709"),
     "aarch64": uuid.UUID("b921b045-1df0-41c3-af44-4c6f280d3fae"),
 }
 """Root partitions by architecture (UAPI group, Discoverable Partitions Specification)."""
+GROW_FILE_SYSTEM = 1 << 59
+"""Attribute: the file system takes its whole partition when it is mounted (the same specification)."""
 
 
 @dataclass(frozen=True)
 class Partition:
-    """A partition: *offset* and *size* in bytes, both multiples of 1 MiB."""
+    """A partition: *offset* and *size* in bytes, both multiples of 1 MiB; *attributes* are bits."""
 
     name: str
     type: uuid.UUID
     id: uuid.UUID
     offset: int
     size: int
+    attributes: int = 0
 
     @property
     def first_sector(self) -> int:
@@ -49,13 +54,14 @@ class Table:
     size: int
 
 
-def arrange(wanted: Sequence[tuple[str, uuid.UUID, int]]) -> Table:
-    """Partitions (name, type, bytes) one after another from 1 MiB on, each aligned to 1 MiB; identifiers are fresh."""
+def arrange(wanted: Sequence[tuple[str, uuid.UUID, int, int]]) -> Table:
+    """Partitions (name, type, bytes, attributes) one after another from 1 MiB on, each aligned to 1 MiB; identifiers
+    are fresh."""
     offset = ALIGNMENT
     partitions = []
-    for name, kind, size in wanted:
+    for name, kind, size, attributes in wanted:
         size = -(-size // ALIGNMENT) * ALIGNMENT
-        partitions.append(Partition(name, kind, uuid.uuid4(), offset, size))
+        partitions.append(Partition(name, kind, uuid.uuid4(), offset, size, attributes))
         offset += size
     return Table(uuid.uuid4(), tuple(partitions), offset + ALIGNMENT)
 
@@ -96,6 +102,6 @@ def _entries(table: Table) -> bytes:
     for partition in table.partitions:
         last = (partition.offset + partition.size) // SECTOR - 1
         entries += partition.type.bytes_le + partition.id.bytes_le
-        entries += struct.pack("<QQQ", partition.first_sector, last, 0)
+        entries += struct.pack("<QQQ", partition.first_sector, last, partition.attributes)
         entries += partition.name.encode("utf-16-le")[:72].ljust(72, b"\0")
     return entries.ljust(ENTRIES * ENTRY_SIZE, b"\0")

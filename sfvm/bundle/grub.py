@@ -7,6 +7,7 @@ list at the end of the first sector of core.img), and ``util/setup.c``, which do
 from __future__ import annotations
 
 import re
+import shlex
 import struct
 from collections.abc import Iterable, Sequence
 
@@ -18,12 +19,14 @@ BLOCK_LIST = 500
 """Offset in core.img of the block list: start sector (64 bit), sectors (16 bit), segment (16 bit)."""
 LOAD_SEGMENT = 0x820
 SECTOR = 512
+BIOS, UEFI = "i386-pc", "x86_64-efi"
 
 MODULES = (
     "normal boot linux configfile search search_fs_uuid part_gpt part_msdos ext2 xfs btrfs fat echo test true ls cat "
     "serial terminal minicmd reboot halt loadenv gzio all_video"
 )
-PLATFORMS = {"i386-pc": f"biosdisk {MODULES}", "x86_64-efi": MODULES}
+PLATFORMS = {BIOS: f"biosdisk {MODULES}", UEFI: MODULES}
+IMAGES = {BIOS: "core.img", UEFI: "BOOTX64.EFI"}
 
 
 def boot_code(boot: bytes, core_sector: int) -> bytes:
@@ -34,8 +37,13 @@ def boot_code(boot: bytes, core_sector: int) -> bytes:
     return bytes(code)
 
 
-def place_core(core: bytes, core_sector: int) -> bytes:
-    """core.img for the place *core_sector*, padded to whole sectors."""
+def place_core(core: bytes, core_sector: int, room: int) -> bytes:
+    """core.img for the place *core_sector*, padded to whole sectors.
+
+    :raises ValueError: it is larger than *room* bytes
+    """
+    if len(core) > room:
+        raise ValueError(f"core.img has {len(core)} bytes, its partition {room}")
     sectors = -(-len(core) // SECTOR)
     placed = bytearray(core.ljust(sectors * SECTOR, b"\0"))
     placed[BLOCK_LIST:SECTOR] = struct.pack("<QHH", core_sector + 1, sectors - 1, LOAD_SEGMENT)
@@ -91,19 +99,20 @@ def configuration(
 
 def defaults(consoles: Sequence[str], more: str, timeout: int) -> str:
     """/etc/default/grub.d/sfvm.cfg: so that update-grub in the running system keeps console and arguments."""
-    lines = [f"GRUB_TIMEOUT={timeout}", f'GRUB_CMDLINE_LINUX="{arguments(consoles, more)}"']
+    lines = [f"GRUB_TIMEOUT={timeout}", f"GRUB_CMDLINE_LINUX={shlex.quote(arguments(consoles, more))}"]
     if any(name.startswith("ttyS") for name in consoles):
         lines += ['GRUB_TERMINAL="console serial"', 'GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"']
     return "\n".join(lines) + "\n"
 
 
-def images(root_uuid: str, directory: str) -> str:
-    """A script for the appliance that makes ``core.img`` and ``BOOTX64.EFI`` in *directory*, and copies boot.img."""
+def images(root_uuid: str, directory: str, platforms: Sequence[str]) -> str:
+    """A script for the appliance that makes the :data:`IMAGES` of *platforms* in *directory*, and copies boot.img."""
     lines = [f"cat >{directory}/early.cfg <<'END'\n{early_configuration(root_uuid)}END"]
-    for platform, output in (("i386-pc", "core.img"), ("x86_64-efi", "BOOTX64.EFI")):
+    for platform in platforms:
         lines.append(
-            f"grub-mkimage -O {platform} -o {directory}/{output} -p /boot/grub -c {directory}/early.cfg "
+            f"grub-mkimage -O {platform} -o {directory}/{IMAGES[platform]} -p /boot/grub -c {directory}/early.cfg "
             f"{PLATFORMS[platform]}"
         )
-    lines.append(f"cp /usr/lib/grub/i386-pc/boot.img {directory}/")
+    if BIOS in platforms:
+        lines.append(f"cp /usr/lib/grub/{BIOS}/boot.img {directory}/")
     return "\n".join(lines) + "\n"

@@ -11,6 +11,8 @@ from sfvm.errors import Place, SpecError
 
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 BIOS_BOOT_SIZE = 1 << 20
+SMALLEST_ESP = 36 << 20
+"""FAT32 has at least 65,525 clusters (Microsoft's FAT specification), here of 512 bytes."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Layout:
         </layout>
 
     ``bios-boot`` and ``esp`` make the disk bootable by BIOS and UEFI firmware; ``root`` is the node, last, so that it
-    can grow with its disk. ``loader="none"`` leaves the boot loader out.
+    can grow with its disk (``grow="yes"`` marks it to be grown by systemd). ``loader="none"`` leaves the boot loader
+    out.
     """
 
     element: ClassVar[str] = "layout"
@@ -57,10 +60,12 @@ class Layout:
     arguments: str
     timeout: int
     place: Place = field(compare=False)
+    grow: bool = False
 
     @classmethod
     def parse(cls, element: Element) -> Self:
         parts = {child.tag: child for child in element.children}
+        root = parts["root"]
         esp, boot = parts.get("esp"), parts.get("boot")
         loader = (boot.get("loader") if boot else None) or "none"
         layout = cls(
@@ -71,7 +76,14 @@ class Layout:
             arguments=(boot.get("arguments") if boot else None) or "",
             timeout=int((boot.get("timeout") if boot else None) or 1),
             place=element.place,
+            grow=root.flag("grow"),
         )
+        if layout.esp is not None and layout.esp < SMALLEST_ESP:
+            raise SpecError(
+                f"an EFI system partition of {layout.esp >> 20} MiB is too small",
+                place=parts["esp"].place_of("size"),
+                hint=f"at least {SMALLEST_ESP >> 20}M: FAT32 needs so much",
+            )
         if loader == "grub" and not (layout.bios_boot or layout.esp):
             raise SpecError(
                 "a boot loader has no place in this layout",
@@ -85,7 +97,7 @@ class Layout:
 
     def inputs(self) -> Mapping[str, Any]:
         return {"bios-boot": self.bios_boot, "esp": self.esp, "loader": self.loader, "consoles": list(self.consoles),
-                "arguments": self.arguments, "timeout": self.timeout}  # fmt: skip
+                "arguments": self.arguments, "timeout": self.timeout, "grow": self.grow}  # fmt: skip
 
 
 def parse_size(text: str, place: Place) -> int:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+from sfvm import qcow2
 from sfvm.errors import BundleError, Place
 from sfvm.verbs import Verb
+
+RESERVED = ("manifest.json", "SHA256SUMS")
 
 
 @dataclass(frozen=True)
 class Stage:
     """What the verbs of a format work with: the bundle's *directory*, and what was made of the node for it: the
     composed raw *disk* (for a format with a layout), the uncompressed tar *archive* (for one without). Both are shared
-    between formats: read them, or link to them. *progress* gets 0 to 1."""
+    between formats: read them, or :meth:`keep` them. *progress* gets 0 to 1, and raises when the bundle is given up.
+    *facts* is what templates may say: the bundle's manifest without its artifacts. *made* are the artifacts so far."""
 
     directory: Path
     disk: Path | None
     archive: Path | None
     progress: Callable[[float], None]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    made: list[str] = field(default_factory=list)
 
     def new(self, name: str, place: Place) -> Path:
         """The path of the artifact *name*.
@@ -28,13 +35,21 @@ class Stage:
         :raises BundleError: it would lie outside the bundle, or exists already
         """
         path = self.directory / name
-        if Path(name).name != name or name in ("manifest.json", "SHA256SUMS") or path.exists():
+        if Path(name).name != name or name in RESERVED or path.exists():
             raise BundleError(
                 f"{name!r} cannot be the name of an artifact",
                 place=place,
                 hint="a file name of its own, without directories",
             )
+        self.made.append(name)
         return path
+
+    def keep(self, source: Path, target: Path) -> None:
+        """Make the shared file *source* the artifact *target*, without a copy where no other bundle has done so."""
+        os.link(source, target)
+        if target.stat().st_nlink > 2:  # two bundles must not be one file
+            target.unlink()
+            qcow2.qemu_img("convert", "-f", "raw", "-O", "raw", source, target, progress=self.progress)
 
 
 @runtime_checkable

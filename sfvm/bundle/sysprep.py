@@ -10,6 +10,7 @@ GONE = (
     "/var/lib/systemd/credential.secret",
     "/var/lib/urandom/random-seed",
     "/var/lib/dhcp/dhclient.leases",
+    "/var/lib/NetworkManager/secret_key",
     "/etc/udev/rules.d/70-persistent-net.rules",
     "/root/.bash_history",
 )

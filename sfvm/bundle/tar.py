@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, ClassVar, Self
@@ -60,7 +59,7 @@ class Tar:
             raise BundleError("tar goes without a layout", place=self.place, hint="remove the <layout> of the format")
         target = stage.new(self.name, self.place)
         if self.compression == "none":
-            os.link(stage.archive, target)
+            stage.keep(stage.archive, target)
             return
         with stage.archive.open("rb") as source, target.open("xb") as file, self._compressor(file) as sink:
             total, done = max(stage.archive.stat().st_size, 1), 0
@@ -74,7 +73,7 @@ class Tar:
         if self.compression == "gzip":
             import gzip
 
-            return gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0)
+            return gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=6, mtime=0)
         if self.compression == "xz":
             import lzma
 
