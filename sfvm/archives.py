@@ -41,8 +41,20 @@ def check(path: Path, place: Place) -> None:
                     links[where] = member.linkname
                 elif target in links:
                     links[where] = links[target]
+            _require_end(archive)
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
         raise _damaged(path, str(error), place) from error
+
+
+def _require_end(archive: tarfile.TarFile) -> None:
+    """Python's tarfile takes anything that is no header for the end; tar would skip it and go on with what follows.
+
+    :raises tarfile.ReadError: what follows the last member is neither a block of zeros nor the end of the file
+    """
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError("what follows the last member is no member")
 
 
 def _located(name: str, links: Mapping[str, str]) -> str | None:

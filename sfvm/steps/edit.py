@@ -129,7 +129,10 @@ class Edit:
                     re.compile(child.get(name) or "")
                 except re.error as error:
                     raise SpecError(
-                        f"{name} is no regular expression", place=child.place_of(name), why=str(error)
+                        f"{name} is no regular expression",
+                        place=child.place_of(name),
+                        why=str(error),
+                        hint="put a backslash before what is not meant to be special",
                     ) from None
             if child.tag == "replace":
                 _check_replacement(child)

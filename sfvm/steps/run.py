@@ -119,7 +119,9 @@ def _environment(element: Element) -> dict[str, str]:
     try:
         words = shlex.split(element.get("env") or "")
     except ValueError as error:
-        raise SpecError("env cannot be read", place=element.place_of("env"), why=str(error)) from None
+        raise SpecError(
+            "env cannot be read", place=element.place_of("env"), why=str(error), hint="close the quotes"
+        ) from None
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):

@@ -12,6 +12,9 @@ from sfvm.guest import Guest
 from sfvm.steps._common import word
 from sfvm.verbs import JSON
 
+MAGIC = b"TZif"
+"""How a time zone file begins (RFC 8536)."""
+
 
 @dataclass(frozen=True)
 class Timezone:
@@ -42,10 +45,10 @@ class Timezone:
     def run(self, guest: Guest) -> None:
         zone = f"/usr/share/zoneinfo/{self.name}"
         # Without tzdata there is no file for UTC, either, and the C library takes it for UTC nevertheless.
-        if self.name != "UTC" and (not guest.exists(zone) or guest.exists(f"{zone}/.")):
+        if self.name != "UTC" and not (guest.exists(zone) and guest.read(zone).startswith(MAGIC)):
             raise StepError(
                 f"the guest has no time zone {self.name}",
-                why=f"{zone} is no file: a misspelt name, or no tzdata",
+                why=f"{zone} is no time zone file: a misspelt name, or no tzdata",
                 hint="correct the name, or install tzdata first",
             )
         guest.symlink("/etc/localtime", zone)

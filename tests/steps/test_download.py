@@ -1,0 +1,99 @@
+"""Downloads, from a server of the test's own."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from sfvm.errors import StepError
+from tests.verbs import Directory, Maker
+
+CONTENT = b"x" * 3_000_000
+SHA = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path == "/moved":
+            self.send_response(302)
+            self.send_header("Location", "/tool")
+            self.end_headers()
+        elif self.path == "/local":
+            self.send_response(302)
+            self.send_header("Location", "file:///etc/passwd")
+            self.end_headers()
+        elif self.path == "/babble":
+            self.wfile.write(b"this is no HTTP\r\n\r\n")
+        elif self.path in ("/tool", "/cut"):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(CONTENT)))
+            self.end_headers()
+            self.wfile.write(CONTENT[: 1000 if self.path == "/cut" else None])
+        else:
+            self.send_error(404)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Not in the test's output."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def direct(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+def element(url: str, sha256: str = SHA, more: str = "") -> str:
+    return f'<download url="{url}" sha256="{sha256}" to="/usr/local/bin/tool" {more}/>'
+
+
+@pytest.mark.parametrize("path", ["/tool", "/moved"])
+def test_download(make: Maker, guest: Directory, server: str, path: str) -> None:
+    make(element(server + path, SHA.upper(), 'mode="0755" owner="a:b"')).run(guest)
+    assert guest.read("/usr/local/bin/tool") == CONTENT
+    assert guest.at("/usr/local/bin/tool").stat().st_mode & 0o7777 == 0o755
+    assert guest.owners["/usr/local/bin/tool"] == "a:b"
+
+
+def test_another_content_is_refused(make: Maker, guest: Directory, server: str) -> None:
+    with pytest.raises(StepError, match="not what the spec expects") as caught:
+        make(element(f"{server}/tool", "0" * 64)).run(guest)
+    assert SHA in str(caught.value.why)
+    assert not guest.exists("/usr/local/bin/tool")
+
+
+@pytest.mark.parametrize("path", ["/missing", "/babble", "/cut", "/local", "/ä", "/a b"])
+def test_what_cannot_be_had(make: Maker, guest: Directory, server: str, path: str) -> None:
+    with pytest.raises(StepError, match=r"cannot be downloaded|not what the spec expects") as caught:
+        make(element(server + path)).run(guest)
+    assert caught.value.why
+    assert caught.value.hint
+    assert not guest.exists("/usr/local/bin/tool")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://127.0.0.1:port/", "http://[::1/", "http:///nowhere"])
+def test_no_server(make: Maker, guest: Directory, url: str) -> None:
+    with pytest.raises(StepError, match="cannot be downloaded"):
+        make(element(url)).run(guest)
+
+
+@pytest.mark.parametrize("url", ["ftp://x/y", "file:///etc/passwd", "/etc/passwd", "HTTPX://a"])
+def test_only_http(make: Maker, url: str) -> None:
+    assert "is not http or https" in make.refused(element(url)).what
+
+
+def test_where_it_comes_from_does_not_count(make: Maker) -> None:
+    step = make(element("https://a.invalid/"))
+    assert step.inputs() == make(element("http://b.invalid/", SHA.upper())).inputs()
+    assert step.inputs() != make(element("https://a.invalid/", more='mode="0755"')).inputs()
+    assert step.title() == "download https://a.invalid/"

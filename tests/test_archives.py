@@ -1,0 +1,119 @@
+"""Archives from outside: what unpacking them would write outside is refused, what real systems hold is not."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from sfvm import archives
+from sfvm.errors import Place, SpecError
+
+FILE, DIRECTORY, LINK, HARD = tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
+Member = tuple[str, bytes] | tuple[str, bytes, str]
+PLACE = Place(Path("spec.xml"), 3)
+
+
+def pack(path: Path, *members: Member, mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+        for name, kind, *target in members:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target[0] if target else ""
+            member.size = 5 if kind == FILE else 0
+            tar.addfile(member, io.BytesIO(b"hello"))
+    return path
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("/etc/passwd", FILE)],
+        [("../x", FILE)],
+        [("a/../../x", FILE)],
+        [("..", DIRECTORY)],
+        [("x", HARD, "/etc/passwd")],
+        [("x", HARD, "../passwd")],
+        [("a", LINK, "/etc"), ("a/passwd", FILE)],
+        [("a", LINK, "../.."), ("a/passwd", FILE)],
+        [("./a", LINK, "/etc"), ("a//passwd", FILE)],
+        [("a", LINK, "/etc"), ("b", LINK, "a/x"), ("b/f", FILE)],
+        [("d", DIRECTORY), ("d/l", LINK, "../.."), ("d/l/f", FILE)],
+        [("a", LINK, "/etc"), ("x", HARD, "a/passwd")],
+        [("a", LINK, "/etc"), ("b", HARD, "a"), ("b/f", FILE)],
+        [("a", LINK, "/etc"), ("a", DIRECTORY), ("a/f", FILE)],
+        [("a", LINK, "b"), ("b", LINK, "a"), ("a/f", FILE)],
+    ],
+)
+def test_what_would_be_written_outside(tmp_path: Path, members: list[Member]) -> None:
+    path = pack(tmp_path / "a.tar", *members)
+    with pytest.raises(SpecError, match=r"a\.tar is refused: member") as caught:
+        archives.check(path, PLACE)
+    assert caught.value.place == PLACE
+    assert repr(members[-1][0]) in caught.value.what
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("./", DIRECTORY), ("./etc/", DIRECTORY), ("./etc/passwd", FILE)],
+        [("etc/mtab", LINK, "/proc/mounts"), ("etc/passwd", FILE)],
+        [("usr/bin", DIRECTORY), ("bin", LINK, "usr/bin"), ("bin/sh", FILE)],
+        [("a/b", DIRECTORY), ("l", LINK, "a/b"), ("m", LINK, "l/../.."), ("m/f", FILE)],
+        [("a", LINK, "/etc"), ("a", FILE)],
+        [("a", LINK, "/etc"), ("x", FILE), ("a", FILE), ("b", HARD, "a")],
+        [("a", FILE), ("b/c", HARD, "./a")],
+        [("dir..name/..x", FILE)],
+    ],
+)
+def test_what_real_systems_hold(tmp_path: Path, members: list[Member]) -> None:
+    archives.check(pack(tmp_path / "a.tar", *members), PLACE)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2"])
+def test_compression(tmp_path: Path, mode: str) -> None:
+    archives.check(pack(tmp_path / "a", ("x", FILE), mode=mode), PLACE)
+    with pytest.raises(SpecError, match="refused"):
+        archives.check(pack(tmp_path / "a", ("../x", FILE), mode=mode), PLACE)
+
+
+def test_zstd_with_several_frames(tmp_path: Path) -> None:
+    """As parallel compressors write it: a bad member does not hide behind the first frame."""
+    content = pack(tmp_path / "a", ("x", FILE), ("../x", FILE)).read_bytes()
+    compressor = zstandard.ZstdCompressor()
+    path = tmp_path / "a.tar.zst"
+    path.write_bytes(compressor.compress(content[:600]) + compressor.compress(content[600:]))
+    with pytest.raises(SpecError, match=r"member '../x'"):
+        archives.check(path, PLACE)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2", "zst"])
+@pytest.mark.parametrize("damage", ["cut", "garbled"])
+def test_damage_is_told(tmp_path: Path, mode: str, damage: str) -> None:
+    path = pack(tmp_path / "a", *((f"{i}", FILE) for i in range(40)), mode=mode if mode != "zst" else "w")
+    content = bytearray(path.read_bytes())
+    if mode == "zst":
+        content = bytearray(zstandard.ZstdCompressor().compress(bytes(content)))
+    if damage == "cut":
+        content = content[: min(len(content) // 2, 1024 + 100)]
+    else:
+        content[20:120] = b"\xa5" * 100
+    path.write_bytes(content)
+    with pytest.raises(SpecError, match="a is no tar archive, or damaged"):
+        archives.check(path, PLACE)
+
+
+def test_nothing_hides_behind_a_block_that_is_no_header(tmp_path: Path) -> None:
+    """Where Python's tarfile stops reading, tar looks for the next header."""
+    content = bytearray(pack(tmp_path / "a", ("x", FILE), ("y", FILE), ("../z", FILE)).read_bytes())
+    content[1024:1536] = b"?" * 512
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(SpecError) as caught:
+        archives.check(tmp_path / "a", PLACE)
+    assert caught.value.why == "what follows the last member is no member"
+
+
+def test_no_archive_at_all(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"text")
+    with pytest.raises(SpecError, match="a is no tar archive, or damaged"):
+        archives.check(tmp_path / "a", PLACE)
