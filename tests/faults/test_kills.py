@@ -19,7 +19,6 @@ SEED = int(os.environ.get("SFVM_TEST_SEED", str(time.time_ns() % 100_000)))
 def kill(project, running, victim, moment):
     """Kill *victim*, *moment* seconds from now; whether it was there to be killed."""
     eventually(lambda: running.process.poll() is not None, moment)
-    # One of the two appliances; before the first has started, the first.
     alive = eventually(lambda: running.process.poll() is not None or victim == "sfvm" or project.emulators())
     victims = [running.process.pid] if victim == "sfvm" else alive if isinstance(alive, list) else []
     if running.process.poll() is not None or not victims:
@@ -36,11 +35,11 @@ def test_twenty_kills(project):
     print(f"SFVM_TEST_SEED={SEED}")
     chance = random.Random(SEED)
     began = time.monotonic()
-    project.sfvm("build", "leaf", "right")
+    project.sfvm("build", "leaf")
     whole = time.monotonic() - began
     rounds, kills, resumed, sealed = 1, 0, 0, set()
     while kills < KILLS:
-        running = project.start("build", "leaf", "right", "--param", f"round={rounds}")
+        running = project.start("build", "leaf", "--param", f"round={rounds}")
         victim, moment = ("sfvm", "QEMU")[kills % 2], chance.uniform(0.05, 0.9) * whole
         kills += kill(project, running, victim, moment)
         done = running.end(timeout=60)
@@ -56,7 +55,7 @@ def test_twenty_kills(project):
             rounds += 1
             sealed.clear()
     assert resumed, "no build resumed at a checkpoint"
-    last = project.sfvm("build", "leaf", "right", "--param", f"round={rounds}")
+    last = project.sfvm("build", "leaf", "--param", f"round={rounds}")
     assert not sealed & set(last.nodes("NodeSealed"))
     assert project.cat("leaf", "/etc/both") == f"round {rounds}\nleft\n"
     assert project.cat("leaf", "/etc/all") == "first\n"
