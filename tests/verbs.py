@@ -88,6 +88,7 @@ class Directory:
             self.owners[path] = owner
 
     def symlink(self, path: str, target: str) -> None:
+        self.at(path).parent.mkdir(parents=True, exist_ok=True)
         self.remove(path)
         self.at(path).symlink_to(target)
 

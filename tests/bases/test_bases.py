@@ -1,0 +1,143 @@
+"""The bases that need little: what they read, what they tell, what they refuse."""
+
+import hashlib
+import shlex
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from sfvm.bases.busybox import static
+from sfvm.errors import SpecError
+from tests.verbs import Directory, Maker
+
+
+def test_empty(make: Maker, guest: Directory) -> None:
+    base = make("<empty/>", "bases")
+    base.populate(guest)
+    assert list(guest.root.iterdir()) == []
+    assert (base.inputs(), base.facts(), base.title()) == ({}, {}, "empty")
+    assert base.prepare(guest.root, 1 << 30, "ext4") is None
+
+
+def pack(path: Path, name: str) -> str:
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo(name))
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_archive(make: Maker, guest: Directory) -> None:
+    digest = pack(make.specs / "r.tar.gz", "etc/file")
+    base = make(f'<archive from="r.tar.gz" sha256="{digest.upper()}" distribution="alpine" release="3.20"/>', "bases")
+    known = {"distribution": "alpine", "release": "3.20"}
+    assert base.inputs() == {"sha256": digest, "facts": known}
+    assert base.facts() == known
+    assert base.prepare(guest.root, 1 << 30, "ext4") is None
+
+
+def test_archive_of_another_content(make: Maker) -> None:
+    pack(make.specs / "r.tar", "x")
+    assert "is not what the spec expects" in make.refused(f'<archive from="r.tar" sha256="{"0" * 64}"/>', "bases").what
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x"])
+def test_archive_with_members_outside(make: Maker, name: str) -> None:
+    digest = pack(make.specs / "r.tar", name)
+    base = make(f'<archive from="r.tar" sha256="{digest}"/>', "bases")
+    with pytest.raises(SpecError, match=r"r\.tar is refused: member"):
+        base.prepare(make.home, 1 << 30, "ext4")
+
+
+@pytest.mark.parametrize("kind", ["archive", "image"])
+def test_sources_stay_in_the_directory_of_the_spec(make: Maker, kind: str) -> None:
+    (make.home / "outside").write_bytes(b"")
+    error = make.refused(f'<{kind} from="../outside" sha256="{"0" * 64}"/>', "bases")
+    assert "leaves the spec's directory" in error.what
+
+
+def words(make: Maker, guest: Directory, xml: str) -> list[str]:
+    guest.write("/etc/hostname", b"appliance\n")
+    guest.write("/etc/resolv.conf", b"nameserver 169.254.2.3\n")
+    make(xml, "bases").populate(guest)
+    (command,) = guest.commands
+    assert command.place == "appliance"
+    assert command.network
+    return shlex.split(command.script)
+
+
+def test_mmdebstrap(make: Maker, guest: Directory) -> None:
+    found = words(make, guest, '<mmdebstrap suite="bookworm" mirror=""/>')
+    assert found[-2:] == ["bookworm", "/sysroot"], "a mirror left out is the tool's own"
+    assert {"--mode=root", "--format=directory", "--variant=minbase", "--components=main"} <= set(found)
+    assert not any(word.startswith(("--include", "--keyring")) for word in found)
+    assert not guest.exists("/etc/hostname"), "the appliance's"
+    assert not guest.exists("/etc/resolv.conf"), "the appliance's"
+
+
+def test_mmdebstrap_with_everything(make: Maker, guest: Directory) -> None:
+    attributes = 'variant="apt" components="main contrib" include="systemd udev" mirror="http://m.invalid/d"'
+    found = words(make, guest, f'<mmdebstrap suite="noble" {attributes} keyring="/k.gpg" distribution="ubuntu"/>')
+    assert found[-3:] == ["noble", "/sysroot", "http://m.invalid/d"]
+    assert {"--variant=apt", "--components=main,contrib", "--include=systemd,udev", "--keyring=/k.gpg"} <= set(found)
+
+
+def test_what_counts_for_mmdebstrap(make: Maker) -> None:
+    base = make('<mmdebstrap suite="trixie"/>', "bases")
+    assert base.facts() == {"distribution": "debian", "release": "trixie"}
+    others = [
+        'components="main contrib"',
+        'include="a"',
+        'mirror="m"',
+        'keyring="/k"',
+        'distribution="d"',
+        'variant="apt"',
+    ]
+    inputs = [str(make(f'<mmdebstrap suite="trixie" {attribute}/>', "bases").inputs()) for attribute in ["", *others]]
+    inputs.append(str(make('<mmdebstrap suite="sid"/>', "bases").inputs()))
+    assert len(set(inputs)) == len(inputs)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        'suite="--setup-hook=reboot"',
+        'suite="sid" include="a --hook"',
+        'suite="sid" include="a,b"',
+        'suite="sid" components="main;x"',
+        'suite="sid" mirror="--dry-run"',
+    ],
+)
+def test_nothing_looks_like_an_option(make: Maker, attributes: str) -> None:
+    make.refused(f"<mmdebstrap {attributes}/>", "bases")
+
+
+def test_busybox(make: Maker, guest: Directory) -> None:
+    base = make("<busybox/>", "bases")
+    base.populate(guest)
+    assert static(guest.at("/bin/busybox"))
+    assert guest.at("/bin/busybox").stat().st_mode & 0o777 == 0o755
+    assert guest.at("/tmp").stat().st_mode & 0o7777 == 0o1777
+    digest = hashlib.sha256(guest.read("/bin/busybox")).hexdigest()
+    assert base.inputs() == {"busybox": {"sha256": digest}}
+    assert base.facts() == {"distribution": "busybox"}
+
+
+def test_a_busybox_that_needs_libraries(make: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda *_, **__: "/bin/sh")
+    error = make.refused("<busybox/>", "bases")
+    assert error.what == "/bin/sh is linked dynamically"
+    assert "busybox-static" in str(error.hint)
+
+
+def test_no_busybox(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    assert "busybox-static" in str(make.refused("<busybox/>", "bases").hint)
+
+
+def test_static(tmp_path: Path) -> None:
+    assert not static(Path("/bin/sh").resolve())
+    (tmp_path / "script").write_text("#!/bin/sh\n" + "#" * 100)
+    assert not static(tmp_path / "script")
+    (tmp_path / "cut").write_bytes(Path("/bin/sh").read_bytes()[:20])
+    assert not static(tmp_path / "cut")
