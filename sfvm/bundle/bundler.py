@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +20,7 @@ from sfvm.bundle.finish import archive, finish
 from sfvm.bundle.format import FormatRequest, Recipe, expand
 from sfvm.bundle.layout import Layout
 from sfvm.bundle.stage import Stage
+from sfvm.bundle.workspace import replace, workspace
 from sfvm.config import Settings
 from sfvm.errors import BundleError, SfvmError
 from sfvm.events import Bundled, Bundling, Listener
@@ -77,8 +78,7 @@ def _group(
         _require_ours(output / f"{name}-{recipe.format}")
     content = sum(path.stat().st_size for path in repository.files(manifest.key))
     _require_room(output, content * (1 + len(recipes)) + ROOM)
-    with tempfile.TemporaryDirectory(dir=output, prefix=".sfvm-") as directory:
-        work = Path(directory)
+    with workspace(output) as work:
         disk = tree = None
         if layout is not None:
             phase("finishing")
@@ -90,12 +90,17 @@ def _group(
         else:
             phase("archiving")
             tree = archive(name, manifest, work, repository, settings, listener)
+        stop = threading.Event()
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
             futures = [
-                pool.submit(_make, name, manifest, recipe, disk, tree, work, output, listener, begun)
+                pool.submit(_make, name, manifest, recipe, disk, tree, work, output, listener, begun, stop)
                 for recipe in recipes
             ]
-            return [future.result() for future in futures]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                stop.set()  # the others end at their next progress
+                raise
 
 
 def _make(
@@ -108,6 +113,7 @@ def _make(
     output: Path,
     listener: Listener,
     begun: float,
+    stop: threading.Event,
 ) -> Path:
     """One bundle directory, in *work* until it is complete."""
     directory = work / f"{name}-{recipe.format}"
@@ -122,7 +128,7 @@ def _make(
         "disk": disk.stat().st_size if disk else 0,
     }
     for verb in recipe.outputs:
-        progress = functools.partial(_progress, listener, name, recipe.format, verb.title())
+        progress = functools.partial(_progress, listener, stop, name, recipe.format, verb.title())
         progress(None)
         stage = Stage(directory, disk, tree, progress, known, made)
         try:
@@ -140,21 +146,17 @@ def _make(
     for path in (*directory.iterdir(), directory):
         sync(path)
     target = output / directory.name
-    _replace(directory, target, work)
+    replace(directory, target, work)
     listener(Bundled(name, recipe.format, str(target), tuple(artifacts), time.monotonic() - begun))
     return target
 
 
-def _progress(listener: Listener, node: str, format_: str, phase: str, fraction: float | None) -> None:
+def _progress(
+    listener: Listener, stop: threading.Event, node: str, format_: str, phase: str, fraction: float | None
+) -> None:
+    if stop.is_set():
+        raise BundleError("stopped, because another bundle failed or the user asked for it", node=node)
     listener(Bundling(node, format_, phase, fraction))
-
-
-def _replace(directory: Path, target: Path, work: Path) -> None:
-    """Give the complete *directory* its name; an older bundle of that name goes away with *work*."""
-    if target.exists():
-        target.rename(work / f"{target.name}.old")
-    directory.rename(target)
-    sync(target.parent)
 
 
 def _manifest(name: str, manifest: Manifest, recipe: Recipe, artifacts: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,64 @@
+"""Where bundles are made before they are complete: hidden beside where they go, locked while it is used."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from sfvm.repository.files import sync
+
+PREFIX = ".sfvm-"
+
+
+@contextlib.contextmanager
+def workspace(output: Path) -> Iterator[Path]:
+    """A directory in *output* that is gone at the end. What a killed process left there goes too: a directory is in
+    use as long as a process holds its lock (flock(2))."""
+    with _locked(output):  # nobody sweeps between the making of the directory and its lock
+        _sweep(output)
+        directory = Path(tempfile.mkdtemp(dir=output, prefix=PREFIX))
+        held = os.open(directory, os.O_RDONLY)
+        fcntl.flock(held, fcntl.LOCK_EX)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)  # what remains is swept by the next one
+        os.close(held)
+
+
+def replace(directory: Path, target: Path, work: Path) -> None:
+    """Give the complete *directory* its name; an older bundle of that name goes away with *work*. Two processes that
+    make the same bundle end with one of the two, whole."""
+    with _locked(target.parent):
+        if target.exists():
+            target.rename(work / f"{target.name}.old")
+        directory.rename(target)
+        sync(target.parent)
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Alone with *directory*, for a moment."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(output: Path) -> None:
+    for left in output.glob(f"{PREFIX}*"):
+        descriptor = os.open(left, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+        except BlockingIOError:
+            continue  # somebody works there
+        finally:
+            os.close(descriptor)
