@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 from sfvm.document import Element
 from sfvm.errors import Place
 from sfvm.guest import Command, Guest
+from sfvm.steps import _accounts
 from sfvm.steps._common import named, word
 from sfvm.verbs import JSON
 
@@ -49,9 +50,9 @@ class Group:
         return {"name": self.name, "gid": self.gid, "system": self.system}
 
     def run(self, guest: Guest) -> None:
-        name = shlex.quote(self.name)
         if guest.exists("/usr/sbin/groupadd"):
-            command = f"groupadd {'--system' if self.system else ''} {f'--gid {self.gid}' if self.gid else ''} {name}"
+            options = f"{'--system ' if self.system else ''}{f'--gid {self.gid} ' if self.gid else ''}"
+            script = f"{named('group', self.name)} || groupadd {options}{shlex.quote(self.name)}\n"
+            guest.run(Command(script, network=False))
         else:
-            command = f"addgroup {'-S' if self.system else ''} {f'-g {self.gid}' if self.gid else ''} {name}"
-        guest.run(Command(f"{named('group', self.name)} || {command}\n", network=False))
+            _accounts.add_group(guest, self.name, self.gid, system=self.system)

@@ -11,6 +11,7 @@ from typing import ClassVar, Self
 from sfvm.document import Element
 from sfvm.errors import Place, SpecError
 from sfvm.guest import Command, Guest
+from sfvm.steps import _accounts
 from sfvm.steps._common import flags, guest_path, named, word
 from sfvm.verbs import JSON
 
@@ -28,7 +29,7 @@ class User:
     """
 
     element: ClassVar[str] = "user"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     schema: ClassVar[str] = """
     <element name="user">
       <attribute name="name"><ref name="name"/></attribute>
@@ -62,6 +63,13 @@ class User:
                 place=element.place_of("password"),
                 hint="make one with: openssl passwd -6",
             )
+        for name in ("shell", "home", "comment", "password"):
+            if re.search(r"[:\n]", element.get(name) or ""):
+                raise SpecError(
+                    f"user {name} has a colon or a new line",
+                    place=element.place_of(name),
+                    hint="the guest's files of accounts cannot hold it",
+                )
         key = element.get("ssh-key")
         if key and not re.fullmatch(r"[a-z0-9@.-]+ [A-Za-z0-9+/]+=*( [^\n]*)?", key.strip()):
             raise SpecError(
@@ -102,16 +110,21 @@ class User:
         if guest.exists("/usr/sbin/useradd"):
             guest.run(Command(self._shadow(), network=False))
         else:
-            guest.run(Command(self._busybox(), network=False))
-        if self.ssh_key:
-            name = shlex.quote(self.name)
-            script = (
-                f"while IFS=: read -r name _ _ _ _ home _; do\n"
-                f'    [ "$name" = {name} ] && break\ndone </etc/passwd\nmkdir -p "$home/.ssh"\n'
-                f'echo {shlex.quote(self.ssh_key)} >>"$home/.ssh/authorized_keys"\n'
-                f'chmod 700 "$home/.ssh"; chmod 600 "$home/.ssh/authorized_keys"\nchown -R {name}: "$home/.ssh"\n'
+            _accounts.add_user(
+                guest,
+                self.name,
+                self.uid,
+                home=self.home,
+                shell=self.shell,
+                comment=self.comment,
+                system=self.system,
             )
-            guest.run(Command(script, network=False))
+            if self.groups:
+                _accounts.join_groups(guest, self.name, self.groups)
+            if self.password:
+                _accounts.set_password(guest, self.name, self.password)
+        if self.ssh_key:
+            _accounts.add_key(guest, self.name, self.ssh_key)
 
     def _shadow(self) -> str:
         name = shlex.quote(self.name)
@@ -136,12 +149,3 @@ class User:
             )
             + f"else\n  useradd {create} {options} {home} {name}\nfi\n"
         )
-
-    def _busybox(self) -> str:
-        name = shlex.quote(self.name)
-        options = flags([("-u", self.uid), ("-s", self.shell), ("-h", self.home), ("-g", self.comment)])
-        lines = [f"{named('passwd', self.name)} || adduser -D {'-S' if self.system else ''} {options} {name}"]
-        lines += [f"addgroup {name} {shlex.quote(group)}" for group in self.groups]
-        if self.password:
-            lines.append(f"echo {shlex.quote(f'{self.name}:{self.password}')} | chpasswd -e")
-        return "\n".join(lines) + "\n"
