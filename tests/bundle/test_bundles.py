@@ -1,0 +1,161 @@
+"""Bundles of a real node, made by the command line and judged by tools that sfvm did not write."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.guests.project import Project
+from tests.guests.project import project as project_of
+
+pytestmark = pytest.mark.vm
+
+STEPS = """
+set -e
+echo plain >/plain; chown 1234:5678 /plain
+ln /plain /hard
+ln -s plain /soft
+echo setuid >/setuid; chmod 4755 /setuid
+mknod /etc/device c 1 3
+mkdir -p /etc/ssh /var/lib/systemd
+echo SECRET-KEY >/etc/ssh/ssh_host_rsa_key; echo public >/etc/ssh/ssh_host_rsa_key.pub
+echo 0123456789abcdef0123456789abcdef >/etc/machine-id
+echo seed >/var/lib/systemd/random-seed
+"""
+
+
+@pytest.fixture(scope="module")
+def bundled(seed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A node with something of everything, as qcow2, raw and tar."""
+    with project_of(tmp_path_factory.mktemp("bundles"), seed) as made:
+        made.write("everything", "busybox", f'<run network="no">{STEPS}</run>')
+        made.sfvm("build", "everything")
+        for formats, more in ((("qcow2", "raw"), ("--set", "boot=none")), (("tar",), ())):
+            made.sfvm("bundle", "everything", *formats, *more, "--output", str(made.home / "out"))
+        yield made
+
+
+@pytest.fixture(scope="module")
+def root(bundled: Project) -> Path:
+    """The root partition of the raw disk, cut out where sfdisk says it is."""
+    disk = bundled.home / "out" / "everything-raw" / "everything.img"
+    table = json.loads(run("sfdisk", "--json", disk))["partitiontable"]
+    partition = table["partitions"][-1]
+    target = bundled.home / "root.img"
+    run("dd", f"if={disk}", f"of={target}", "bs=512", f"skip={partition['start']}", f"count={partition['size']}",
+        "conv=sparse", "status=none")  # fmt: skip
+    return target
+
+
+def run(*words: str | Path) -> str:
+    return subprocess.run([str(word) for word in words], check=True, capture_output=True, text=True).stdout
+
+
+def cat(image: Path, path: str) -> str:
+    return run("/usr/sbin/debugfs", "-R", f"cat {path}", image)
+
+
+def test_the_qcow2_is_sound_and_stands_alone(bundled: Project) -> None:
+    disk = bundled.home / "out" / "everything-qcow2" / "everything.qcow2"
+    run("qemu-img", "check", disk)
+    assert "backing-filename" not in json.loads(run("qemu-img", "info", "--output=json", disk))
+    raw = bundled.home / "out" / "everything-raw" / "everything.img"
+    run("qemu-img", "compare", "-f", "qcow2", "-F", "raw", disk, raw)
+    assert "No errors" in run("/usr/sbin/sfdisk", "--verify", raw)
+
+
+def test_the_filesystem_is_clean_and_fstab_names_it(root: Path) -> None:
+    run("/usr/sbin/e2fsck", "-fn", root)
+    uuid = run("/usr/sbin/blkid", "-p", "-s", "UUID", "-o", "value", root).strip()
+    assert f"UUID={uuid} / ext4" in cat(root, "/etc/fstab")
+
+
+def test_two_bundles_of_a_node_have_different_identifiers(bundled: Project, root: Path) -> None:
+    bundled.sfvm("bundle", "everything", "raw", "--set", "boot=none", "--output", str(bundled.home / "again"))
+    tables = [
+        json.loads(run("/usr/sbin/sfdisk", "--json", bundled.home / where / "everything-raw" / "everything.img"))
+        for where in ("out", "again")
+    ]
+    first, second = (
+        {table["partitiontable"]["id"], *(p["uuid"] for p in table["partitiontable"]["partitions"])} for table in tables
+    )
+    assert not first & second
+
+
+def test_nothing_that_must_not_be_cloned_is_left(root: Path) -> None:
+    assert cat(root, "/etc/machine-id") == ""
+    listing = run("/usr/sbin/debugfs", "-R", "ls -p /etc/ssh", root) + run(
+        "/usr/sbin/debugfs", "-R", "ls -p /var/lib/systemd", root
+    )
+    assert "ssh_host" not in listing
+    assert "random-seed" not in listing
+    assert subprocess.run(["grep", "-qa", "SECRET-KEY", root], check=False).returncode == 1
+
+
+def test_the_sums_and_the_manifest_are_right(bundled: Project) -> None:
+    for directory in (bundled.home / "out").iterdir():
+        subprocess.run(["sha256sum", "--quiet", "--check", "SHA256SUMS"], cwd=directory, check=True)
+        content = json.loads((directory / "manifest.json").read_text())
+        assert content["node"] == "everything"
+        assert {directory / name for name in content["artifacts"]} | {
+            directory / "manifest.json",
+            directory / "SHA256SUMS",
+        } == set(directory.iterdir())
+
+
+def test_the_tar_keeps_what_the_guest_has(bundled: Project) -> None:
+    with tarfile.open(bundled.home / "out" / "everything-tar" / "everything.tar.gz") as archive:
+        members = {member.name.removeprefix("./"): member for member in archive}
+    assert (members["plain"].uid, members["plain"].gid) == (1234, 5678)
+    names = {"plain", "hard"}
+    links = [name for name in names if members[name].islnk()]
+    assert len(links) == 1
+    assert members[links[0]].linkname.removeprefix("./") in names
+    assert members["soft"].linkname == "plain"
+    assert members["setuid"].mode == 0o4755
+    assert members["etc/device"].ischr()
+    assert (members["etc/device"].devmajor, members["etc/device"].devminor) == (1, 3)
+    assert "lost+found" not in members
+    assert "etc/ssh/ssh_host_rsa_key" not in members
+
+
+CAPABILITY = "0x0100000200200000000000000000000000000000"
+"""cap_net_raw+ep, as the kernel stores it (capabilities(7))."""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file capabilities to begin with")
+def test_xattrs_acls_and_capabilities_go_in_and_come_out(bundled: Project) -> None:
+    files = bundled.home / "files"
+    files.mkdir()
+    (files / "tool").write_text("x")
+    run("setfattr", "-n", "user.note", "-v", "kept", files / "tool")
+    run("setfattr", "-n", "security.capability", "-v", CAPABILITY, files / "tool")
+    run("setfacl", "-m", "u:4321:r", files / "tool")
+    archive = bundled.specs / "files.tar"
+    run("tar", "-C", files, "--xattrs", "--xattrs-include=*", "--acls", "--numeric-owner", "-cf", archive, ".")
+    sha256 = run("sha256sum", archive).split()[0]
+    (bundled.specs / "kept.xml").write_text(
+        '<filesystem xmlns="urn:sfvm:1" name="kept"><disk size="64M" format="ext4"/>'
+        f'<base><archive from="files.tar" sha256="{sha256}"/></base></filesystem>'
+    )
+    bundled.sfvm("build", "kept", "--bundle", "tar", "--output", str(bundled.home / "out"))
+    with tarfile.open(bundled.home / "out" / "kept-tar" / "kept.tar.gz") as made:
+        headers = made.getmember("./tool").pax_headers
+    assert headers["SCHILY.xattr.user.note"] == "kept"
+    capability = headers["SCHILY.xattr.security.capability"].encode("utf-8", errors="surrogateescape")
+    assert capability == bytes.fromhex(CAPABILITY.removeprefix("0x"))
+    assert "user:4321:r--" in headers["SCHILY.acl.access"]
+
+
+def test_a_disk_without_a_kernel_is_refused_and_nothing_is_left(bundled: Project) -> None:
+    output = bundled.home / "refused"
+    done = bundled.sfvm("bundle", "everything", "qcow2", "--output", str(output), status=1)
+    assert "has no kernel" in done.stderr
+    assert "boot=none" in done.stderr
+    assert list(output.iterdir()) == []
