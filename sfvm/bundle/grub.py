@@ -61,8 +61,11 @@ def kernels(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(versions, key=_ordering, reverse=True))
 
 
-def _ordering(version: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"[.\-_+~]", version)]
+def _ordering(version: str) -> list[tuple[int, int, str]]:
+    """Numbers as numbers; a release candidate comes before its release."""
+    parts = re.split(r"[.\-_+~]", version)
+    words = [(2, int(p), "") if p.isdigit() else (-1 if p.startswith("rc") else 1, 0, p) for p in parts]
+    return [*words, (0, 0, "")]
 
 
 def arguments(consoles: Sequence[str], more: str = "") -> str:
@@ -83,9 +86,10 @@ def configuration(
             "  terminal_output console serial",
             "fi",
         ]
+    quoted = title.replace("'", "")  # GRUB's single quotes have no escape
     for version in kernels(boot):
         lines += [
-            f"menuentry '{title}, Linux {version}' {{",
+            f"menuentry '{quoted}, Linux {version}' {{",
             f"  search.fs_uuid {root_uuid} root",
             f"  linux /boot/vmlinuz-{version} root=UUID={root_uuid} ro {arguments(consoles, more)}",
         ]

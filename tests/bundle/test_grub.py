@@ -60,3 +60,12 @@ def test_only_the_images_that_are_wanted() -> None:
     assert "BOOTX64.EFI" in script
     assert "core.img" not in script
     assert "boot.img" not in script
+
+
+def test_a_release_candidate_is_older_than_its_release():
+    assert grub.kernels(["vmlinuz-6.1.0-rc1", "vmlinuz-6.1.0", "vmlinuz-6.0.9"]) == ("6.1.0", "6.1.0-rc1", "6.0.9")
+
+
+def test_a_quote_in_the_title_does_not_end_it():
+    text = grub.configuration("uuid", ["vmlinuz-1"], "Joe's Linux", ["tty0"], "", 1)
+    assert "menuentry 'Joes Linux, Linux 1' {" in text
