@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -69,7 +70,8 @@ def leased(repository: Repository) -> set[str]:
         elif KEY.fullmatch(path.name):
             found.add(path.name)
         else:
-            found.update(json.loads(path.read_bytes())["keys"])
+            with contextlib.suppress(FileNotFoundError):  # its owner has ended just now
+                found.update(json.loads(path.read_bytes())["keys"])
     return found
 
 

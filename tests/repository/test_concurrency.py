@@ -12,6 +12,7 @@ import time
 import pytest
 
 from sfvm.repository import LockCancelled, Repository
+from sfvm.repository.collection import leased
 
 FORK = multiprocessing.get_context("fork")
 
@@ -242,3 +243,17 @@ def test_killed_at_any_instant(repository, add, seed):
     building(again.root, add, seed, 1)
     strays = [problem for problem in again.verify() if problem.path.parent.name != "tmp"]
     assert strays == []
+
+
+def test_a_lease_that_ends_while_gc_looks_is_no_error(tmp_path, monkeypatch):
+    repository = Repository(tmp_path / "repository")
+    repository.make()
+    lease = repository.root / "lock" / "leases" / "1-ended"
+    lease.write_text('{"keys": []}')
+
+    def taken_and_gone(path, **_):
+        path.unlink()
+        return  # held when asked, gone when read
+
+    monkeypatch.setattr("sfvm.repository.collection.Lock.take", taken_and_gone)
+    assert leased(repository) == set()
