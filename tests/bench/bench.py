@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import shutil
 import statistics
 import subprocess
@@ -73,8 +72,6 @@ def bench_appliance(home: Path, settings: config.Settings) -> list[Result]:
 
     made = image.ensure(settings.cache, ignore)
     profile = acceleration.prove(made, settings, ignore)
-    chosen = kernel.find(settings.cache, ignore)
-    os.environ["SUPERMIN_KERNEL"], os.environ["SUPERMIN_MODULES"] = str(chosen.path), str(chosen.modules)
 
     def stock() -> None:
         handle = guestfs.GuestFS(python_return_dict=True)
@@ -139,7 +136,10 @@ def bench_cached(home: Path, settings: config.Settings) -> list[Result]:
             timed(lambda wanted=wanted: sfvm("build", *wanted, "--specs", str(specs), home=home)) for _ in range(3)
         )
         rows.append(Result(f"1,000 nodes cached, build of the {what}", seconds, None, "<= 1.0 s"))
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    words = [sys.executable, "-m", "sfvm.cli", "build", *names, "--specs", str(specs)]
+    environment = {**os.environ, "SFVM_HOME": str(home / "repository")}
+    child = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    memory = os.wait4(child.pid, 0)[2].ru_maxrss / 1024
     rows.append(Result("1,000 nodes cached, memory in MiB", memory, None, "<= 150 MiB"))
     return rows
 
@@ -169,11 +169,14 @@ def bench_edit(home: Path, settings: config.Settings) -> list[Result]:
     """A changed file in the leaf of a five deep tree, to a new qcow2; and the same by virt-customize."""
     specs = home / "edit"
     specs.mkdir()
+    # virt-customize wants to know a distribution before it writes anything.
+    release = "ID=debian&#10;VERSION_ID=12&#10;PRETTY_NAME=Debian&#10;"
+    looks = f'<file path="/etc/os-release">{release}</file><file path="/etc/debian_version">12.0&#10;</file>'
     for number in range(1, 5):
         parent = "busybox" if number == 1 else f"e{number - 1}"
         (specs / f"e{number}.xml").write_text(
             f'<filesystem xmlns="urn:sfvm:1" name="e{number}" parent="{parent}"><param name="text" default="a"/>'
-            f'<steps><file path="/e{number}">${{text}}</file></steps></filesystem>'
+            f'<steps><file path="/e{number}">${{text}}</file>{looks if number == 1 else ""}</steps></filesystem>'
         )
     build = ("build", "e4", "--specs", str(specs))
     bundle = ("--bundle", "qcow2", "--set", "boot=none", "--output", str(home / "out"))
@@ -181,27 +184,14 @@ def bench_edit(home: Path, settings: config.Settings) -> list[Result]:
     ours = timed(lambda: sfvm(*build, "--param", "e4:text=b", *bundle, home=home))
     start, copy, result = home / "out" / "e4-qcow2" / "e4.qcow2", home / "copy.qcow2", home / "result.qcow2"
 
-    def theirs() -> None:
-        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", start, "-F", "qcow2", copy], check=True)
-        # busybox is nothing that virt-customize can inspect: the same edit and the same launch by guestfish.
-        script = "launch\nmount /dev/sda3 /\nwrite /e4 c\numount /\n"
-        command = ["guestfish", "--format=qcow2", "-a", str(copy)]
-        environment = {**os.environ, "LIBGUESTFS_BACKEND": "direct"}
-        subprocess.run(command, input=script, text=True, check=True, env=environment, stdout=subprocess.DEVNULL)
-        subprocess.run(["qemu-img", "convert", "-O", "qcow2", copy, result], check=True)
-
     def customize() -> None:
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", start, "-F", "qcow2", copy], check=True)
         environment = {**os.environ, "LIBGUESTFS_BACKEND": "direct"}
         words = ["virt-customize", "-q", "--no-network", "--format", "qcow2", "-a", str(copy), "--write", "/e4:c"]
-        subprocess.run(words, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(words, check=True, env=environment, stdout=subprocess.DEVNULL)
         subprocess.run(["qemu-img", "convert", "-O", "qcow2", copy, result], check=True)
 
-    try:
-        seconds, note = timed(customize), ""
-    except subprocess.CalledProcessError:
-        seconds, note = timed(theirs), "guestfish: virt-customize cannot inspect busybox"
-    return [Result("edit in a leaf to qcow2 / virt-customize + convert", ours, seconds, "<= 1.0", note)]
+    return [Result("edit in a leaf to qcow2 / virt-customize + convert", ours, timed(customize), "<= 1.0")]
 
 
 def bench_compose(home: Path, settings: config.Settings) -> list[Result]:
@@ -277,6 +267,9 @@ def main() -> None:
     qemu = subprocess.run(["qemu-img", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
     machine = f"{platform.platform()}, {os.cpu_count()} CPUs, {profile.profile.name} ({profile.reason}), {qemu}"
     print(machine)
+    chosen = kernel.find(settings.cache, ignore)  # the tools that we compare with get the same kernel
+    os.environ["SUPERMIN_KERNEL"], os.environ["SUPERMIN_MODULES"] = str(chosen.path), str(chosen.modules)
+    os.environ["LIBGUESTFS_BACKEND_SETTINGS"] = "force_kvm" if profile.profile.name == "kvm" else "force_tcg"
     results: list[Result] = []
     for name in wanted:
         with tempfile.TemporaryDirectory(prefix="sfvm-bench-", dir="/var/tmp") as directory:
