@@ -110,7 +110,8 @@ def test_encryption_and_snapshots_are_refused(tmp_path):
         qcow2.require_standalone(path)
     locked = tmp_path / "locked.qcow2"
     secret = "secret,id=s,data=abc"
-    options = "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"
+    # AES, not LUKS: for LUKS QEMU measures the CPU's speed, and gives up where the clock of a busy machine is coarse.
+    options = "encrypt.format=aes,encrypt.key-secret=s"
     command = ["qemu-img", "create", "-q", "-f", "qcow2", "--object", secret, "-o", options, locked, "1M"]
     subprocess.run(command, check=True)
     with pytest.raises(SfvmError, match="encrypted"):
@@ -264,7 +265,7 @@ def test_sealing_while_qemu_runs_on_top(tmp_path):
     command += ["--export", "type=nbd,id=disk,node-name=disk,writable=on"]
     daemon = subprocess.Popen(command)
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not (tmp_path / "socket").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         with pytest.raises(SfvmError, match="lock"):  # it has them open, indeed

@@ -192,7 +192,7 @@ def test_signals_leave_nothing(image: Image, tmp_path: Path, number: signal.Sign
         pid, *directories = process.stdout.readline().split()
         assert running(int(pid))
         os.kill(process.pid, number)
-        process.wait(30)
+        process.wait(120)
     assert eventually(lambda: not running(int(pid)))
     if number == signal.SIGKILL:  # nobody was left to clean up: the next one does
         start(image, disk).close()
@@ -219,5 +219,5 @@ def test_signals_end_what_is_going_on(image: Image, tmp_path: Path, number: sign
         if phase == "command":
             process.stdout.readline()
         os.kill(process.pid, number)
-        assert process.wait(20) != 0
+        assert process.wait(120) != 0
     assert emulators() == []

@@ -79,10 +79,10 @@ def test_a_failed_step_is_explained_shown_and_resumed(project):
 @pytest.mark.parametrize(
     ("step", "told"),
     [
-        ('<run network="no" timeout="2">echo begun; sleep 100</run>', "did not end within its timeout"),
+        ('<run network="no" timeout="2">echo begun; sleep 1000</run>', "did not end within its timeout"),
         ('<run network="no">fallocate -l 900M /most; dd if=/dev/zero of=/big bs=1M</run>', "No space left on device"),
-        ('<run network="no">echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger; sleep 100</run>', "panic"),
-        ('<run network="no">echo b >/proc/sysrq-trigger; sleep 100</run>', "appliance died"),
+        ('<run network="no">echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger; sleep 1000</run>', "panic"),
+        ('<run network="no">echo b >/proc/sysrq-trigger; sleep 1000</run>', "appliance died"),
     ],
     ids=["hangs", "fills the disk", "panics", "reboots"],
 )
@@ -100,12 +100,12 @@ def test_a_step_that(project, step, told):
 
 
 def test_the_emulator_killed_from_outside(project):
-    project.write("faulty", "busybox", '<file path="/etc/one">1</file>', '<run network="no">sleep 100</run>')
+    project.write("faulty", "busybox", '<file path="/etc/one">1</file>', '<run network="no">sleep 1000</run>')
     running = project.start("build", "faulty")
     running.until("StepStarted", index=2)
     (emulator,) = project.emulators()
     os.kill(emulator, signal.SIGKILL)
-    done = running.end(timeout=30)
+    done = running.end()
     project.check(done)
     assert done.status == 1
     assert "appliance died" in done.stderr
@@ -138,12 +138,12 @@ def test_two_processes_do_the_work_once(project):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_build_resumes(project, number):
-    slow = '<run network="no">sleep 100</run>'
+    slow = '<run network="no">sleep 1000</run>'
     project.write("slow", "busybox", '<run network="no">cat /proc/sys/kernel/random/uuid >/etc/id</run>', slow)
     running = project.start("build", "slow")
     running.until("StepStarted", index=2)
     running.interrupt(number)
-    done = running.end(timeout=20)
+    done = running.end()
     project.check(done)
     assert done.status == 128 + number
     assert "interrupted" in done.stderr
@@ -157,7 +157,7 @@ def test_interrupted_while_the_appliance_boots(project):
     running = project.start("build", "trunk")
     running.until("NodeStarted")
     running.interrupt()
-    done = running.end(timeout=20)
+    done = running.end()
     project.check(done)
     assert done.status == 130
     assert project.leftovers() == []

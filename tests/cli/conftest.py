@@ -57,7 +57,7 @@ class World:
             cwd=self.home,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
 
@@ -67,6 +67,7 @@ class World:
             [sys.executable, "-c", script],
             env=self.environment,
             cwd=self.home,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

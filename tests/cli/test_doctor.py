@@ -19,7 +19,7 @@ sys.exit(main(["doctor", *%r]))
 def bare(world, *arguments):
     world.environment["PATH"] = str(world.home / "bin")
     with world.python(BARE % (arguments,)) as process:
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=120)
     return process.returncode, output, errors
 
 

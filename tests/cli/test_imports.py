@@ -17,7 +17,7 @@ print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
 sys.exit(status)
 """
     with world.python(script) as process:
-        output, errors = process.communicate(timeout=30)
+        output, errors = process.communicate(timeout=120)
     assert process.returncode == 0
     assert output
     assert errors == "[]\n"

@@ -42,7 +42,7 @@ def test_twenty_kills(project):
         running = project.start("build", "leaf", "--param", f"round={rounds}")
         victim, moment = ("sfvm", "QEMU")[kills % 2], chance.uniform(0.05, 0.9) * whole
         kills += kill(project, running, victim, moment)
-        done = running.end(timeout=60)
+        done = running.end()
         project.check(done)
         print(f"kill {kills}: {victim} after {moment:.1f} s of {whole:.1f}: exit status {done.status}")
         assert done.status in (0, -signal.SIGKILL) if victim == "sfvm" else done.status in (0, 1), done.stderr

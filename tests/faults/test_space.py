@@ -56,7 +56,7 @@ def test_the_disk_fills_up_during_a_build(project, small):
     running.until("StepStarted", index=2)
     with (place / "filler").open("wb") as filler:
         os.posix_fallocate(filler.fileno(), 0, shutil.disk_usage(place).free - (8 << 20))
-    done = running.end(timeout=120)
+    done = running.end()
     project.check(done)
     assert done.status == 1
     assert "is full" in done.stderr, done.stderr

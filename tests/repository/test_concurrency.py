@@ -20,7 +20,7 @@ FORK = multiprocessing.get_context("fork")
 def holding(root, key, ready, release):
     with Repository(root).lock(key, lambda holder: None):
         ready.set()
-        release.wait(20)
+        release.wait(120)
 
 
 def test_the_second_process_waits_and_is_told_for_whom(repository):
@@ -28,7 +28,7 @@ def test_the_second_process_waits_and_is_told_for_whom(repository):
     first = FORK.Process(target=holding, args=(repository.root, "a" * 64, ready, release))
     first.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(120)
         told = []
 
         def tell(holder):
@@ -41,7 +41,7 @@ def test_the_second_process_waits_and_is_told_for_whom(repository):
         assert "since" in told[0]
     finally:
         release.set()
-        first.join(10)
+        first.join(120)
 
 
 def test_waiting_can_be_cancelled(repository):
@@ -64,7 +64,7 @@ def test_waiting_can_be_interrupted_by_a_signal(repository):
         waiting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert waiting.stdout.readline() == b"waiting\n"
         waiting.send_signal(signal.SIGINT)
-        _, errors = waiting.communicate(timeout=10)
+        _, errors = waiting.communicate(timeout=120)
     assert b"KeyboardInterrupt" in errors
 
 
@@ -72,9 +72,9 @@ def test_a_dead_process_holds_nothing(repository):
     ready, release = FORK.Event(), FORK.Event()
     first = FORK.Process(target=holding, args=(repository.root, "a" * 64, ready, release))
     first.start()
-    assert ready.wait(10)
+    assert ready.wait(120)
     first.kill()
-    first.join(10)
+    first.join(120)
     with repository.lock("a" * 64, lambda holder: pytest.fail(f"waits for {holder}")):
         pass
 
@@ -144,7 +144,7 @@ def test_gc_frees_what_a_name_stood_for_before(repository, add):
 def leasing(root, key, ready, release):
     with Repository(root).lease([key]):
         ready.set()
-        release.wait(20)
+        release.wait(120)
 
 
 def test_gc_keeps_what_a_running_process_has_leased(repository, add):
@@ -155,11 +155,11 @@ def test_gc_keeps_what_a_running_process_has_leased(repository, add):
     ready, release = FORK.Event(), FORK.Event()
     process = FORK.Process(target=leasing, args=(repository.root, leaf, ready, release))
     process.start()
-    assert ready.wait(10)
+    assert ready.wait(120)
     assert repository.gc(work_age=0).nodes == ()
     assert work.directory.exists()
     process.kill()  # its lease dies with it
-    process.join(10)
+    process.join(120)
     assert len(repository.gc(work_age=0).nodes) == 2
     assert not work.directory.exists()
     assert list((repository.root / "lock" / "leases").iterdir()) == []
@@ -233,7 +233,7 @@ def test_killed_at_any_instant(repository, add, seed):
     writer.start()
     time.sleep(dice.uniform(0.0, 1.2))
     writer.kill()
-    writer.join(10)
+    writer.join(120)
     assert writer.exitcode == -signal.SIGKILL
     again = Repository(repository.root)
     assert [str(problem) for problem in again.verify() if problem.serious] == []
