@@ -17,7 +17,8 @@ from sfvm.errors import UsageError, suggestion
 @dataclass(frozen=True)
 class Settings:
     """*connection* is ``auto``, ``direct`` or a libvirt URI; *jobs* is how many appliances may run at once (None: as
-    the machine allows); *memory* is MiB and *cpus* virtual CPUs of one appliance; *specs* are searched in order."""
+    the machine allows); *memory* is MiB and *cpus* virtual CPUs of one appliance; *specs* are searched in order; *warm*
+    lets appliances be restored from a saved state."""
 
     repository: Path
     cache: Path
@@ -26,6 +27,12 @@ class Settings:
     memory: int = 1024
     cpus: int = 2
     specs: tuple[Path, ...] = ()
+    warm: bool = True
+
+    @property
+    def saved_appliances(self) -> Path:
+        """Where booted appliances are saved: this user's, and of no other machine."""
+        return self.cache / "warm"
 
 
 def data(kind: str) -> Path:
@@ -40,12 +47,14 @@ def load(
     connection: str | None = None,
     jobs: int | None = None,
     specs: Sequence[Path] = (),
+    warm: bool | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Settings:
-    """Options first, then ``SFVM_HOME``, ``SFVM_CONNECTION``, ``SFVM_JOBS``, ``SFVM_MEMORY``, ``SFVM_CPUS``, then
-    ``config.toml`` with the same names in lower case (``repository connection jobs memory cpus``), then defaults.
+    """Options first, then ``SFVM_HOME``, ``SFVM_CONNECTION``, ``SFVM_JOBS``, ``SFVM_MEMORY``, ``SFVM_CPUS``,
+    ``SFVM_WARM`` (yes or no), then ``config.toml`` with the same names in lower case (``repository connection jobs
+    memory cpus warm``), then defaults.
 
-    :raises UsageError: for a value that is no number, or an unknown name in config.toml
+    :raises UsageError: for a value of the wrong kind, or an unknown name in config.toml
     """
     configuration = platformdirs.user_config_path("sfvm")
     stored = _stored(configuration / "config.toml")
@@ -62,6 +71,12 @@ def load(
             raise UsageError(f"{name} must be a whole number above 0, not {value!r}")
         return result
 
+    def truth(name: str, default: bool) -> bool:
+        value = str(environment.get(f"SFVM_{name.upper()}", stored.get(name, default))).lower()
+        if value not in ("yes", "no", "true", "false", "1", "0"):
+            raise UsageError(f"{name} must be yes or no, not {value!r}")
+        return value in ("yes", "true", "1")
+
     home = repository or environment.get("SFVM_HOME") or stored.get("repository")
     return Settings(
         repository=Path(home).expanduser().absolute() if home else platformdirs.user_data_path("sfvm"),
@@ -71,6 +86,7 @@ def load(
         memory=number("memory", 1024) or 1024,
         cpus=number("cpus", min(os.cpu_count() or 1, 4)) or 1,
         specs=(*specs, Path("specs"), configuration / "specs", data("specs")),
+        warm=truth("warm", True) if warm is None else warm,
     )
 
 
@@ -81,7 +97,7 @@ def _stored(path: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read", why=str(error)) from error
-    known = {"repository", "connection", "jobs", "memory", "cpus"}
+    known = {"repository", "connection", "jobs", "memory", "cpus", "warm"}
     for name in content:
         if name not in known:
             raise UsageError(f"{path}: unknown setting {name!r}", hint=suggestion(name, known))

@@ -56,12 +56,13 @@ class Preparing(Event):
 
 @dataclass(frozen=True)
 class ApplianceStarted(Event):
-    """A helper VM is ready after *seconds*."""
+    """A helper VM is ready after *seconds*; *restored* from a saved state, or booted."""
 
     node: str
     seconds: float
     accelerator: str
     connection: str
+    restored: bool = False
 
 
 @dataclass(frozen=True)

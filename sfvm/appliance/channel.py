@@ -6,23 +6,28 @@ number and exit status (``appliance/run`` writes it), so nothing is lost between
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from sfvm.appliance.handshake import Handshake
+
 END = "\x1e"
-"""Begins the last line of a command's output: ASCII's record separator, then ``NUMBER STATUS``."""
+"""Begins the last line of a command's output: ASCII's record separator, then ``NUMBER STATUS``; ``READY`` is init's."""
+READY = f"{END}ready"
 MAX_LINE = 64 << 10
 
 
 class LogChannel:
     """The host's end of the port ``org.sfvm.log``."""
 
-    def __init__(self, path: Path, log: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, log: Callable[[str], None], handshake: Handshake) -> None:
         self.path = path
         self.log = log
+        self.handshake = handshake
         self._ends: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
@@ -50,24 +55,32 @@ class LogChannel:
 
     def _read(self) -> None:
         connection, _ = self._listener.accept()
+        # Whatever ends the connection means that the appliance is gone: who waits for a command is told.
+        with connection, contextlib.suppress(OSError):
+            self.handshake.opened(connection.sendall)
+            self._take(connection)
+        self._ends.put(None)
+
+    def _take(self, connection: socket.socket) -> None:
         rest = b""
         empty = False  # an empty line is held back: one stands before the end record and is not the command's
-        with connection:
-            while data := connection.recv(64 << 10):
-                *lines, rest = (rest + data).split(b"\n")
-                for raw in lines:
-                    line = raw.decode("utf-8", errors="replace").rstrip("\r")
-                    if line.startswith(END):
+        while data := connection.recv(64 << 10):
+            *lines, rest = (rest + data).split(b"\n")
+            for raw in lines:
+                line = raw.decode("utf-8", errors="replace").rstrip("\r")
+                if line.startswith(END):
+                    empty = False
+                    if line == READY:
+                        self.handshake.ready(connection.sendall)
+                    else:
                         number, status = line[1:].split()
                         self._ends.put((int(number), int(status)))
-                        empty = False
-                        continue
-                    if empty:
-                        self.log("")
-                    empty = not line
-                    if line:
-                        self.log(line)
-                if len(rest) > MAX_LINE:
-                    self.log(rest.decode("utf-8", errors="replace"))
-                    rest = b""
-        self._ends.put(None)
+                    continue
+                if empty:
+                    self.log("")
+                empty = not line
+                if line:
+                    self.log(line)
+            if len(rest) > MAX_LINE:
+                self.log(rest.decode("utf-8", errors="replace"))
+                rest = b""

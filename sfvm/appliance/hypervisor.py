@@ -6,17 +6,16 @@ libguestfs starts it in both; what it has no call for (live snapshots, killing a
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
-import socket
 from pathlib import Path
 from typing import Any, Protocol
 
 from lxml import etree
 from lxml.builder import ElementMaker
 
+from sfvm.appliance.qmp import Monitor
 from sfvm.errors import ApplianceError
 from sfvm.events import Listener, Notice
 
@@ -28,9 +27,6 @@ class Hypervisor(Protocol):
 
     name: str
     backend: str
-
-    def configure(self, handle: Any) -> None:
-        """Add what the backend needs to a libguestfs handle before its launch."""
 
     def started(self, handle: Any) -> str:
         """The launch is done; return QEMU's command line or the domain's description."""
@@ -45,18 +41,15 @@ class Hypervisor(Protocol):
 
 
 class Direct:
-    """QEMU as a child process, with a QMP socket in *directory*."""
+    """QEMU as a child process whose monitor listens at *socket*."""
 
     name = "direct"
     backend = "direct"
 
-    def __init__(self, directory: Path) -> None:
-        self.socket = directory / "qmp"
+    def __init__(self, socket: Path) -> None:
+        self.socket = socket
         self.pid: int | None = None
         self.monitor: Monitor | None = None
-
-    def configure(self, handle: Any) -> None:
-        handle.config("-qmp", f"unix:{self.socket},server=on,wait=off")
 
     def started(self, handle: Any) -> str:
         self.pid = handle.get_pid()
@@ -80,40 +73,6 @@ class Direct:
         self.pid = self.monitor = None
 
 
-class Monitor:
-    """A QMP client: one command at a time (QEMU's qmp-spec)."""
-
-    def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.connect(str(path))
-        self._file = self._socket.makefile("rw", encoding="utf-8")
-        self._file.readline()  # greeting
-        self.execute("qmp_capabilities", {})
-
-    def execute(self, command: str, arguments: dict[str, Any]) -> Any:
-        """Run *command* and return its result.
-
-        :raises ApplianceError: QEMU refuses, or is gone
-        """
-        try:
-            self._file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
-            self._file.flush()
-            while line := self._file.readline():
-                answer = json.loads(line)
-                if "return" in answer:
-                    return answer["return"]
-                if "error" in answer:
-                    raise ApplianceError(f"QEMU refused {command}", why=answer["error"]["desc"])
-        except OSError as error:
-            raise ApplianceError("the appliance died", why=f"QEMU's monitor is gone ({error})") from error
-        raise ApplianceError("the appliance died", why="QEMU closed its monitor")
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._file.close()
-        self._socket.close()
-
-
 class Libvirt:
     """A transient domain of a libvirt connection; libvirt ends it when our connection does."""
 
@@ -123,9 +82,6 @@ class Libvirt:
         self.mark = str(mark)
         self._domain: Any = None
         self._connection: Any = None
-
-    def configure(self, handle: Any) -> None:
-        """Nothing more: the snapshot API needs no monitor of ours."""
 
     def started(self, handle: Any) -> str:
         import libvirt
@@ -202,3 +158,16 @@ def choose(connection: str, listener: Listener) -> str:
         listener(Notice(f"{SESSION} does not answer, starting QEMU directly ({error.why})"))
         return "direct"
     return SESSION
+
+
+def version(connection: str) -> list[str]:
+    """The versions of what lays out the machine of a *connection*: libguestfs, and libvirt."""
+    import guestfs
+
+    told = guestfs.GuestFS(python_return_dict=True).version()
+    found = [".".join(str(told[part]) for part in ("major", "minor", "release")) + str(told["extra"])]
+    if connection != "direct":
+        import libvirt
+
+        found.append(str(libvirt.getVersion()))
+    return found

@@ -98,6 +98,7 @@ def _ours() -> dict[str, tuple[Path, int]]:
     return {
         "init": (home / "init", 0o755),
         "usr/lib/sfvm/run": (home / "run", 0o755),
+        "usr/lib/sfvm/wait": (home / "wait", 0o755),
         "usr/lib/sfvm/terminal": (home / "terminal", 0o755),
         "usr/sbin/tar": (home / "tar", 0o755),  # guestfsd's PATH has /usr/sbin before /usr/bin
     }
@@ -173,14 +174,14 @@ def _build(stock: Path, kernel: kernels.Kernel, work: Path) -> None:
 
 def _wrapper(qemu: str, cpu: str | None) -> str:
     """libguestfs chooses the CPU model itself; an emulator of our own is how to have another."""
-    if cpu is None:
-        return f'#!/bin/sh\nexec {qemu} "$@"\n'
+    model = '"$2"' if cpu is None else f"'{cpu}'"
     return f"""#!/bin/bash
-# QEMU with the CPU model that sfvm has measured to be fast without KVM.
+# QEMU with the CPU model that sfvm has measured to be fast without KVM, and with a saved state where one is named.
 arguments=()
 while [ $# -gt 0 ]; do
     case $1 in
-        -cpu) arguments+=(-cpu '{cpu}'); shift 2 ;;
+        -cpu) arguments+=(-cpu {model}); shift 2 ;;
+        -sfvm-state) [ -r "$2" ] && exec 9<"$2" && arguments+=(-incoming fd:9); shift 2 ;;
         *) arguments+=("$1"); shift ;;
     esac
 done

@@ -1,58 +1,23 @@
-"""Starting the appliance, and everything one does with it that is not about the guest's files."""
+"""From settings to a running appliance: which connection, which accelerator, restored or booted."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
 
-from sfvm.appliance import acceleration
-from sfvm.appliance.channel import LogChannel
-from sfvm.appliance.console import Console
-from sfvm.appliance.guest import ApplianceGuest
-from sfvm.appliance.hypervisor import Direct, Hypervisor, Libvirt, choose
+from sfvm.appliance import acceleration, warm
+from sfvm.appliance.hypervisor import choose, version
 from sfvm.appliance.image import Image
+from sfvm.appliance.machine import Appliance, Drive, Shape, start
+from sfvm.appliance.migration import write_state
 from sfvm.appliance.profile import Profile
-from sfvm.appliance.runner import Runner
-from sfvm.appliance.scratch import Scratch
-from sfvm.appliance.terminal import attach
-from sfvm.appliance.waiting import interruptible
+from sfvm.appliance.qmp import Monitor
 from sfvm.config import Settings
 from sfvm.errors import ApplianceError
-from sfvm.events import Listener
-from sfvm.guest import Command
-
-if TYPE_CHECKING:
-    import guestfs
-
-EXT4_FEATURES = "^metadata_csum_seed,^orphan_file"
-"""Newer e2fsprogs turn these on; GRUB 2.06 and older kernels cannot read them."""
-
-
-@dataclass(frozen=True)
-class Drive:
-    """A disk of the appliance."""
-
-    path: Path
-    format: str = "qcow2"
-    readonly: bool = False
-
-
-@dataclass(frozen=True)
-class Shape:
-    """*memory* in MiB, *cpus*, and whether there is a *network* at all (commands may still be run without)."""
-
-    memory: int = 1024
-    cpus: int = 2
-    network: bool = True
+from sfvm.events import Listener, Notice
 
 
 def launch(
@@ -65,7 +30,8 @@ def launch(
     listener: Listener,
     node: str = "",
 ) -> Appliance:
-    """Start an appliance with *drives*; *log* gets what commands in it write, line by line, from another thread.
+    """Start an appliance with *drives*; *log* gets what commands in it write, line by line, from another thread. It is
+    restored from a saved state where there is one; else it boots, and is saved for the next time.
 
     :raises ApplianceError: it cannot be started; the message has the last console lines
     """
@@ -73,269 +39,69 @@ def launch(
         raise ApplianceError("qemu-system-x86_64 is not installed", node=node or None, hint="./bootstrap installs it")
     connection = choose(settings.connection, listener)
     profile = acceleration.prove(image, settings, listener)
-    return start(image, drives, shape, connection, profile, log=log, node=node)
-
-
-def start(
-    image: Image,
-    drives: Sequence[Drive],
-    shape: Shape,
-    connection: str,
-    profile: Profile,
-    *,
-    log: Callable[[str], None],
-    node: str = "",
-) -> Appliance:
-    """Start with everything decided: the common end of :func:`launch` and of the acceleration's proof."""
-    appliance = Appliance(Scratch(), drives, connection, profile, log, node)
-    try:
-        appliance.boot(image, shape)
-    except BaseException:
-        appliance.close()
-        raise
-    return appliance
-
-
-def _reason(message: str) -> str:
-    """libguestfs's message without its advice about its own tools."""
-    lines = message.strip().splitlines() or [""]
-    original = [line for line in lines if line.startswith("Original error")]
-    return (original or lines)[0]
-
-
-class Appliance:
-    """A running helper VM; a context manager that leaves nothing behind. Not thread-safe, but for :meth:`kill`."""
-
-    def __init__(
-        self,
-        scratch: Scratch,
-        drives: Sequence[Drive],
-        connection: str,
-        profile: Profile,
-        log: Callable[[str], None],
-        node: str,
-    ) -> None:
-        self.scratch = scratch
-        self.directory = directory = scratch.path
-        self.drives = tuple(drives)
-        self.profile = profile
-        self.node = node
-        self.console = Console()
-        self.hypervisor: Hypervisor = (
-            Direct(directory) if connection == "direct" else Libvirt(connection, directory / "log")
-        )
-        self.channel = LogChannel(directory / "log", log)
-        self.terminal = directory / "terminal"
-        self._handle: guestfs.GuestFS | None = None
-        self._mounted = False
-        self.guest: ApplianceGuest
-
-    @property
-    def accelerator(self) -> str:
-        return self.profile.name
-
-    @property
-    def connection(self) -> str:
-        return self.hypervisor.name
-
-    def boot(self, image: Image, shape: Shape) -> None:
-        """Start the VM and wait until it is ready; it is killed when that takes longer than the profile allows."""
-        import guestfs
-
-        handle = guestfs.GuestFS(python_return_dict=True, close_on_exit=False)
-        self._handle = handle
-        handle.set_path(str(image.directory))
-        handle.set_tmpdir(str(self.directory))
-        handle.set_cachedir(str(image.directory))  # what libguestfs has learnt about QEMU
-        handle.set_hv(str(image.emulator(self.profile.name)))
-        handle.set_pgroup(True)  # Ctrl-C is for us to handle, not for QEMU
-        handle.set_memsize(shape.memory)
-        handle.set_smp(shape.cpus)
-        handle.set_network(shape.network)
-        handle.set_backend(self.hypervisor.backend)
-        handle.set_backend_setting("force_kvm" if self.profile.name == "kvm" else "force_tcg", "1")
-        if self.profile.kernel:
-            handle.set_append(self.profile.kernel)
-        handle.set_event_callback(self._console, guestfs.EVENT_APPLIANCE)
-        self._attach(handle)
-        # A full host disk is an I/O error for the guest, instead of a VM that stops for ever.
-        for device in ("scsi-hd", "virtio-blk-pci"):
-            handle.config("-global", f"{device}.werror=report")
-        self._port(handle, "log", f"socket,id=sfvmlog,path={self.channel.path}")
-        self._port(handle, "terminal", f"socket,id=sfvmterminal,path={self.terminal},server=on,wait=off")
-        self.hypervisor.configure(handle)
-        watch = threading.Timer(self.profile.boot_seconds, self._stuck)
-        watch.daemon = True
-        watch.start()
+    if not (settings.warm and warmable(connection)):
+        return start(image, drives, shape, connection, profile, log=log, node=node)
+    states = _States(warm.Store(settings.saved_appliances), _key(image, drives, shape, connection, profile), listener)
+    if (state := states.find()) is not None:
         try:
-            interruptible(handle.launch, self._kill_by_directory)
-        except RuntimeError as error:
-            raise self._died("the appliance did not start", str(error)) from error
-        finally:
-            watch.cancel()
-        self.scratch.note(self.hypervisor.started(handle))
-        self.guest = ApplianceGuest(handle, Runner(handle, self.channel, self._died, self.kill), self._died)
+            appliance = start(image, drives, shape, connection, profile, log=log, node=node, state=state)
+        except ApplianceError as error:
+            appliance = start(image, drives, shape, connection, profile, log=log, node=node)
+            # It boots: so it was the state's fault.
+            states.discard(state, error.detail[-1] if error.detail else error.why or error.what)
+        else:
+            states.store.proved(states.key, state)
+        return appliance
+    return start(image, drives, shape, connection, profile, log=log, node=node, save=states.saver(shape))
 
-    def _attach(self, handle: guestfs.GuestFS) -> None:
-        for drive in self.drives:
+
+def warmable(connection: str) -> bool:
+    """Whether an appliance of this *connection* can be saved: its QEMU must be this user's, here, to read the state."""
+    return connection == "direct" or connection.endswith(":///session")
+
+
+def _key(image: Image, drives: Sequence[Drive], shape: Shape, connection: str, profile: Profile) -> str:
+    emulator = Path(shutil.which("qemu-system-x86_64") or "")
+    machine = {**asdict(shape), "drives": [drive.readonly for drive in drives]}
+    return warm.key(
+        emulator=emulator, appliance=image.digest, machine=machine, connection=connection, versions=version(connection),
+        profile=profile,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _States:
+    """The saved state that fits one launch."""
+
+    store: warm.Store
+    key: str
+    listener: Listener
+
+    def find(self) -> warm.State | None:
+        try:
+            return self.store.find(self.key)
+        except warm.Doubt as doubt:
+            self.discard(None, str(doubt))
+            return None
+
+    def discard(self, state: warm.State | None, why: str) -> None:
+        self.listener(Notice(f"a saved appliance was not used and is removed, this one boots ({why})"))
+        self.store.discard(self.key, state, why)
+
+    def saver(self, shape: Shape) -> Callable[[Path, Path], None] | None:
+        """What saves the appliance during its boot; None when there is no room for it."""
+        if not self.store.has_room(shape.memory << 20):
+            return None
+
+        def save(monitor: Path, directory: Path) -> None:
             try:
-                # Nothing in the VM waits for the host's disk: what is kept is synced when it is sealed.
-                handle.add_drive_opts(
-                    str(drive.path),
-                    format=drive.format,
-                    readonly=drive.readonly,
-                    cachemode="unsafe",
-                    discard="disable" if drive.readonly else "besteffort",
-                )
-            except RuntimeError as error:
-                raise ApplianceError("a disk cannot be attached", node=self.node or None, why=str(error)) from error
+                with Monitor(monitor) as connection:
+                    self.store.save(self.key, lambda file: write_state(connection, directory, file))
+            except OSError as error:
+                self.listener(Notice(f"the appliance could not be saved for the next time ({error})"))
+            except ApplianceError as error:
+                self.listener(Notice(f"the appliance could not be saved for the next time ({error.why or error.what})"))
+                with contextlib.suppress(OSError):
+                    self.store.refuse(self.key, error.why or error.what)
 
-    @staticmethod
-    def _port(handle: guestfs.GuestFS, name: str, chardev: str) -> None:
-        handle.config("-chardev", chardev)
-        # As JSON: QEMU makes such devices after all others, so the serial bus is there under libvirt too.
-        device = {"driver": "virtserialport", "chardev": f"sfvm{name}", "name": f"org.sfvm.{name}"}
-        handle.config("-device", json.dumps(device))
-
-    def _stuck(self) -> None:
-        self.console.feed(f"\nsfvm: not ready after {self.profile.boot_seconds} s, killed\n")
-        self._kill_by_directory()
-
-    def _kill_by_directory(self) -> None:
-        """Kill the QEMU that was given our directory: before the launch is done its process ID is not known."""
-        mark = str(self.directory).encode()
-        for entry in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                words = entry.read_bytes()
-                if mark in words and b"-nodefaults" in words:
-                    os.kill(int(entry.parent.name), signal.SIGKILL)
-
-    def _console(self, event: int, handle: int, data: bytes | str, array: Sequence[int]) -> None:
-        self.console.feed(data if isinstance(data, str) else data.decode("utf-8", errors="replace"))
-
-    def _died(self, what: str, why: str) -> ApplianceError:
-        return ApplianceError(
-            what,
-            node=self.node or None,
-            why=_reason(why),
-            detail=self.console.last_words(),
-            hint="sfvm doctor checks the machine",
-        )
-
-    @property
-    def handle(self) -> guestfs.GuestFS:
-        """libguestfs's handle, for what this class has no name for."""
-        if self._handle is None:
-            raise ApplianceError("the appliance is closed")
-        return self._handle
-
-    @contextlib.contextmanager
-    def _calling(self, what: str) -> Any:
-        try:
-            yield self.handle
-        except RuntimeError as error:
-            raise self._died(f"{what} failed in the appliance", str(error)) from error
-
-    def format(self, filesystem: str) -> None:
-        """Make an empty *filesystem* on the whole first drive."""
-        with self._calling(f"mkfs.{filesystem}") as handle:
-            if filesystem == "ext4":
-                self.run(
-                    f"mke2fs -q -t ext4 -F -O {EXT4_FEATURES} {self.device(0)} 2>/dev/null || "
-                    f"mke2fs -q -t ext4 -F {self.device(0)}"
-                )
-            else:
-                handle.mkfs(filesystem, "/dev/sda")
-
-    def mount(self, readonly: bool = False) -> None:
-        """Mount the first drive as the guest's root."""
-        if not self._mounted:
-            with self._calling("mount") as handle:
-                handle.mount_options("ro" if readonly else "", "/dev/sda", "/")
-            self._mounted = True
-
-    def unmount(self) -> None:
-        if self._mounted:
-            with self._calling("unmount") as handle:
-                handle.umount("/")
-            self._mounted = False
-
-    def checkpoint(self, overlay: Path) -> None:
-        """Freeze the first drive's file as it is and go on in the new file *overlay* over it."""
-        mounted = self._mounted
-        self.unmount()
-        self.hypervisor.snapshot(overlay)
-        if mounted:
-            self.mount()
-
-    def grow(self) -> None:
-        """Make the file system on the unmounted first drive as large as the drive."""
-        with self._calling("resize") as handle:
-            kind = handle.vfs_type("/dev/sda")
-            if kind.startswith("ext"):
-                handle.e2fsck("/dev/sda", correct=True)
-                handle.resize2fs("/dev/sda")
-            elif kind in ("xfs", "btrfs"):
-                handle.mount("/dev/sda", "/")
-                (handle.xfs_growfs if kind == "xfs" else handle.btrfs_filesystem_resize)("/")
-                handle.umount("/")
-            else:
-                raise ApplianceError(f"a file system of type {kind!r} cannot be grown")
-
-    def trim(self) -> None:
-        """Give unused blocks back."""
-        with self._calling("fstrim") as handle:
-            handle.fstrim("/")
-
-    def device(self, index: int) -> str:
-        """The device of drive *index* for scripts of the appliance (the kernel's ``sdX`` may be in another order)."""
-        return f"/dev/disk/by-path/pci-0000:00:02.0-scsi-0:0:{index:03}:0"
-
-    def run(self, script: str, *, timeout: float | None = None) -> str:
-        """Run *script* with the appliance's tools (the guest, when mounted, is ``/sysroot``) and return its output.
-
-        :raises CommandFailed: it failed
-        """
-        return self.guest.capture(Command(script, shell="/bin/bash -e", place="appliance", timeout=timeout))
-
-    appliance_run = run
-
-    def interactive(self, command: str | None) -> int:
-        """A terminal in the guest on the user's terminal, or *command* there; return its exit status."""
-        return attach(self.guest.runner, self.terminal, command, self.kill)
-
-    def alive(self) -> bool:
-        """Whether the VM still answers."""
-        try:
-            self.handle.ping_daemon()
-        except (RuntimeError, ApplianceError):
-            return False
-        return True
-
-    def kill(self) -> None:
-        """End the VM at once, from any thread: whatever call is running in it fails."""
-        self.hypervisor.kill()
-
-    def close(self) -> None:
-        """End the VM and remove everything of it. Work in the guest is on its drives."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            if self._mounted:
-                with contextlib.suppress(RuntimeError):  # a dead VM has nothing mounted
-                    handle.umount_all()
-            self._mounted = False
-            self.hypervisor.close()
-            with contextlib.suppress(RuntimeError):
-                handle.shutdown()
-            handle.close()
-        if self.directory.exists():
-            self.channel.close()
-            self.scratch.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        return save

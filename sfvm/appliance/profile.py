@@ -13,14 +13,15 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Profile:
     """*cpu* is QEMU's ``-cpu`` (None: as libguestfs chooses), *kernel* what is appended to the kernel command line,
-    *boot_seconds* how long a boot may take before it counts as stuck."""
+    *boot_seconds* how long a boot may take before it counts as stuck, *restore_seconds* a restored VM."""
 
     name: str
     cpu: str | None
     kernel: str
     boot_seconds: int
+    restore_seconds: int
 
 
-KVM = Profile("kvm", None, "", 60)
-TCG = Profile("tcg", "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf_lm", "norandmaps mitigations=off", 300)
+KVM = Profile("kvm", None, "", 60, 20)
+TCG = Profile("tcg", "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf_lm", "norandmaps mitigations=off", 300, 60)
 PROFILES = {profile.name: profile for profile in (KVM, TCG)}

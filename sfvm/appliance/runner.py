@@ -10,15 +10,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sfvm.appliance.channel import LogChannel
-from sfvm.appliance.waiting import interruptible
+from sfvm.appliance.waiting import interruptible, quiet
 from sfvm.errors import ApplianceError
 from sfvm.guest import Command, CommandFailed
 
 if TYPE_CHECKING:
     import guestfs
 
-CHUNK = 64 << 10
-"""So much of a script, before base64, goes into one call: an argument may have 128 KiB (execve(2))."""
+CHUNK = 40 << 10
+"""So much of a file, before base64, goes into one call: two of them fit into an argument, which may have 128 KiB
+(execve(2))."""
 
 TAIL = 20
 """So many last lines are in the error of a failed command."""
@@ -48,7 +49,7 @@ class Runner:
         :raises CommandFailed: with the last lines of its output
         :raises ApplianceError: the VM died
         """
-        number, directory = self.prepare(command, capture=capture)
+        number, directory, preparation = self._job(command, capture=capture)
         tail: collections.deque[str] = collections.deque(maxlen=TAIL)
         log = self.channel.log
 
@@ -56,27 +57,37 @@ class Runner:
             tail.append(line)
             log(line)
 
+        def call() -> None:
+            quiet(self.handle)
+            self.shell(f"{preparation}exec /usr/lib/sfvm/run {directory}")
+
         self.channel.log = remember
         try:
-            interruptible(lambda: self.shell(f"/usr/lib/sfvm/run {directory}"), self.kill)
+            interruptible(call, self.kill)
             status = self.channel.wait(number)
         finally:
             self.channel.log = log
         if status is None:
             raise self.died("the appliance died", "while a command ran in it")
         output = self._captured(directory) if capture else ""
-        self.shell(f"rm -rf {directory}")
         if status:
             raise CommandFailed(status, [*output.splitlines(), *tail][-TAIL:])
         return output
 
     def _captured(self, directory: str) -> str:
         """What the command wrote to stdout; as base64 on its way, because libguestfs wants text to be UTF-8."""
-        encoded = self.shell(f"head -c {CAPTURED} {directory}/output | base64 -w 0")
+        encoded = self.shell(f"head -c {CAPTURED} {directory}/output | base64 -w 0; rm -rf {directory}")
         return base64.b64decode(encoded).decode("utf-8", errors="replace")
 
-    def prepare(self, command: Command, *, capture: bool = False) -> tuple[int, str]:
-        """Put *command* into the appliance's memory; return its number and directory (see ``appliance/run``)."""
+    def prepare(self, command: Command) -> str:
+        """Put *command* into the appliance's memory; return its directory there (see ``appliance/run``)."""
+        _, directory, preparation = self._job(command)
+        self.shell(preparation)
+        return directory
+
+    def _job(self, command: Command, *, capture: bool = False) -> tuple[int, str, str]:
+        """Give *command* a number and a directory in the appliance, and say what puts it there: all at once, because
+        every call costs a noticeable time without KVM."""
         number = next(self._numbers)
         directory = f"/run/sfvm/{number}"
         job = {
@@ -89,18 +100,16 @@ class Runner:
             "network": "yes" if command.network else "no",
             "capture": "yes" if capture else "no",
         }
-        settings = "".join(f"{name}={shlex.quote(value)}\n" for name, value in job.items())
-        environment = "".join(f"{name}={value}\0" for name, value in (command.env or {}).items())
-        self.shell(f"mkdir -p {directory}")
-        self._put(f"{directory}/job", settings.encode())
-        self._put(f"{directory}/environment", environment.encode())
-        self._put(f"{directory}/script", command.script.encode())
-        return number, directory
-
-    def _put(self, path: str, content: bytes) -> None:
-        for start in range(0, max(len(content), 1), CHUNK):
-            chunk = base64.b64encode(content[start : start + CHUNK]).decode()
-            self.shell(f"echo {chunk} | base64 -d >>{path}")
+        environment = " ".join(shlex.quote(f"{name}={value}") for name, value in (command.env or {}).items())
+        settings = [f"{name}={shlex.quote(value)}\n" for name, value in job.items()]
+        files = {"job": "".join([*settings, f"environment=({environment})\n"]), "script": command.script}
+        chunks = [(name, piece) for name, content in files.items() for piece in _pieces(content.encode())]
+        if len(chunks) > len(files):  # too large for one call
+            self.shell(f"mkdir -p {directory}")
+            for name, piece in chunks:
+                self.shell(_append(f"{directory}/{name}", piece))
+            return number, directory, ""
+        return number, directory, f"mkdir -p {directory}\n" + "".join(_append(f"{directory}/{n}", p) for n, p in chunks)
 
     def shell(self, script: str) -> str:
         """Run a short *script* of ours as it is, with no namespaces around it; return its output."""
@@ -108,3 +117,14 @@ class Runner:
             return str(self.handle.debug("sh", [script]))
         except RuntimeError as error:
             raise self.died("the appliance died or refused a command", str(error)) from error
+
+
+def _pieces(content: bytes) -> list[str]:
+    """*content* as pieces of base64, each for one argument of a program; at least one."""
+    return [
+        base64.b64encode(content[start : start + CHUNK]).decode() for start in range(0, max(len(content), 1), CHUNK)
+    ]
+
+
+def _append(path: str, piece: str) -> str:
+    return f"echo {piece} | base64 -d >>{path}\n"

@@ -30,7 +30,7 @@ def attach(runner: Runner, path: Path, command: str | None, kill: Callable[[], N
     size = shutil.get_terminal_size()
     environment = {"TERM": os.environ.get("TERM", "dumb"), "LINES": str(size.lines), "COLUMNS": str(size.columns)}
     job = Command(command or SHELL, shell="/bin/sh", env=environment)
-    _, directory = runner.prepare(job)
+    directory = runner.prepare(job)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.connect(str(path))
         done = threading.Event()

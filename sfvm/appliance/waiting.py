@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import guestfs
 
 Result = TypeVar("Result")
 
@@ -38,3 +42,14 @@ def interruptible(call: Callable[[], Result], stop: Callable[[], None]) -> Resul
     if errors:
         raise errors[0]
     return results[0]
+
+
+def quiet(handle: guestfs.GuestFS) -> None:
+    """Keep libguestfs from printing its errors, which are raised as exceptions, to stderr from this thread as well: it
+    has one error handler per handle and thread, and the binding takes away only that of the thread that makes the
+    handle (guestfs(3), "ERROR HANDLING")."""
+    address = ctypes.pythonapi.PyCapsule_GetPointer
+    address.argtypes, address.restype = (ctypes.py_object, ctypes.c_char_p), ctypes.c_void_p
+    set_handler = ctypes.CDLL("libguestfs.so.0").guestfs_set_error_handler
+    set_handler.argtypes, set_handler.restype = (ctypes.c_void_p,) * 3, None
+    set_handler(address(handle._o, b"guestfs_h"), None, None)

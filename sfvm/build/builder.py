@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from sfvm.appliance import image as appliance_image
-from sfvm.appliance.launch import Appliance
+from sfvm.appliance.machine import Appliance
 from sfvm.build.chain import ChainBuilder
 from sfvm.build.scheduler import Chain, Schedule, jobs
 from sfvm.config import Settings

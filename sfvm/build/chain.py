@@ -19,7 +19,8 @@ from pathlib import Path
 
 from sfvm import __version__, qcow2
 from sfvm.appliance.image import Image
-from sfvm.appliance.launch import Appliance, Drive, Shape, launch
+from sfvm.appliance.launch import launch
+from sfvm.appliance.machine import Appliance, Drive, Shape
 from sfvm.build.failure import describe
 from sfvm.build.log import NodeLog
 from sfvm.build.scheduler import Cancelled, Chain
@@ -303,7 +304,9 @@ class ChainBuilder:
         )
         self.running = Running(appliance, overlay, files)
         seconds = time.monotonic() - begun
-        self.listener(ApplianceStarted(node.name, seconds, appliance.accelerator, appliance.connection))
+        self.listener(
+            ApplianceStarted(node.name, seconds, appliance.accelerator, appliance.connection, appliance.restored)
+        )
 
     @property
     def _running(self) -> Running:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from sfvm import qcow2
 from sfvm.appliance import image as appliance_image
-from sfvm.appliance.launch import Drive, Shape, launch
+from sfvm.appliance.launch import launch
+from sfvm.appliance.machine import Drive, Shape
 from sfvm.config import Settings
 from sfvm.errors import UsageError
 from sfvm.events import Listener, Output

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from sfvm import qcow2
 from sfvm.appliance import image as appliance_image
-from sfvm.appliance.launch import Appliance, Drive, Shape, launch
+from sfvm.appliance.launch import launch
+from sfvm.appliance.machine import Appliance, Drive, Shape
 from sfvm.bundle import grub
 from sfvm.bundle.layout import Layout
 from sfvm.bundle.sysprep import fstab, sysprep

@@ -24,7 +24,7 @@ from sfvm.cli.output import columns, duration, plural, size, style, write_json
 from sfvm.errors import UsageError, suggestion
 
 if TYPE_CHECKING:
-    from sfvm.appliance.launch import Appliance
+    from sfvm.appliance.machine import Appliance
     from sfvm.bundle.format import FormatRequest
     from sfvm.cli.progress import Progress
     from sfvm.config import Settings

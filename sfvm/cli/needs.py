@@ -255,6 +255,20 @@ def _image(settings: Settings, listener: Listener, *, complete: bool, probe: boo
         return
     kvm = answer.profile.name == "kvm"
     yield Finding("KVM", OK if kvm else WARNING, answer.reason, "" if kvm else "a machine with usable KVM is faster")
+    yield _warm(settings)
+
+
+def _warm(settings: Settings) -> Finding:
+    from sfvm.appliance import warm
+
+    if not settings.warm:
+        return Finding("warm start", OK, "off, as told: every helper VM boots")
+    store = warm.Store(settings.saved_appliances)
+    states = store.states()
+    told = f"{plural(len(states), 'saved appliance')}, {size(sum(path.stat().st_size for path in states))}"
+    if refusals := store.refusals():
+        return Finding("warm start", WARNING, f"{told}; {refusals[0]}", "`sfvm gc` lets it be tried again")
+    return Finding("warm start", OK, told if states else "nothing saved yet: the first launch does it")
 
 
 def _device(device: Path) -> Finding:

@@ -32,12 +32,19 @@ class Options:
     quiet: bool = False
     verbose: bool = False
     no_color: bool = False
+    no_warm: bool = False
 
     def settings(self, jobs: int | None = None) -> Settings:
         """The settings that follow from these options, the environment and config.toml."""
         from sfvm import config
 
-        return config.load(repository=self.repository, connection=self.connection, jobs=jobs, specs=self.specs)
+        return config.load(
+            repository=self.repository,
+            connection=self.connection,
+            jobs=jobs,
+            specs=self.specs,
+            warm=False if self.no_warm else None,
+        )
 
     def library(self) -> Library:
         """The specs that can be named."""
@@ -169,6 +176,7 @@ def global_options() -> list[click.Option]:
             help="Where nodes are kept. [$SFVM_HOME, else the user's data directory]",
         ),
         option("--connection", metavar="NAME", help="auto, direct (QEMU without libvirt) or a libvirt URI. [auto]"),
+        option("--no-warm", is_flag=True, help="Boot the helper VM, do not restore a saved one."),
         option("-q", "--quiet", is_flag=True, help="Results and errors only."),
         option("-v", "--verbose", is_flag=True, help="Show the output of steps too."),
         option("--no-color", is_flag=True, help="No colours (as with NO_COLOR)."),

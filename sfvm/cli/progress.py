@@ -116,7 +116,8 @@ class Plain:
             case events.Preparing():
                 return self._preparing(event)
             case events.ApplianceStarted(node=node, seconds=seconds, accelerator=accelerator, connection=connection):
-                return f"{node}: appliance ready ({accelerator}, {connection}) {self._time(seconds)}"
+                how = "restored" if event.restored else "ready"
+                return f"{node}: appliance {how} ({accelerator}, {connection}) {self._time(seconds)}"
             case events.NodeStarted(node=node, steps=steps, first=first):
                 self._steps[node] = steps
                 resumed = f", resumed at step {first}" if first > 1 else ""

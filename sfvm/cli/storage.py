@@ -36,12 +36,17 @@ def rm(options: Options, names: tuple[str, ...]) -> None:
 def gc(options: Options, dry_run: bool) -> None:
     """Remove what no name, no descendant and no running build needs.
 
+    Saved helper VMs go too; the next build saves them anew.
+
     \b
     Examples:
       sfvm gc --dry-run
       sfvm gc
     """
+    from sfvm.appliance.warm import Store
+
     removed = options.open().gc(dry_run=dry_run)
+    states = Store(options.settings().saved_appliances).collect(all_=True, dry_run=dry_run)
     if not options.quiet:
         for key, name in removed.nodes:
             click.echo(f"{key[:12]}  {name}".rstrip())
@@ -49,7 +54,8 @@ def gc(options: Options, dry_run: bool) -> None:
             click.echo(f"{name}  an unfinished build")
     verb = "would free" if dry_run else "freed"
     counted = f"{plural(len(removed.nodes), 'node')}, {plural(len(removed.work), 'unfinished build')}"
-    click.echo(f"{verb} {size(removed.bytes)}: {counted}, {plural(removed.files, 'file')}", err=True)
+    saved = f", saved appliances {size(states)}" if states else ""
+    click.echo(f"{verb} {size(removed.bytes + states)}: {counted}, {plural(removed.files, 'file')}{saved}", err=True)
 
 
 @click.command(cls=Command)

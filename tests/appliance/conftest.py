@@ -10,7 +10,8 @@ import platformdirs
 import pytest
 
 from sfvm.appliance.image import Image
-from sfvm.appliance.launch import Appliance, Drive, Shape, launch
+from sfvm.appliance.launch import launch
+from sfvm.appliance.machine import Appliance, Drive, Shape
 from sfvm.config import Settings
 from sfvm.events import ignore
 from sfvm.guest import Command

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from sfvm.appliance.launch import Appliance
+from sfvm.appliance.machine import Appliance
 from sfvm.guest import Command, CommandFailed
 
 pytestmark = pytest.mark.vm

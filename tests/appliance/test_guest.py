@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sfvm.appliance.launch import Appliance
+from sfvm.appliance.machine import Appliance
 from sfvm.guest import Command, CommandFailed
 
 pytestmark = pytest.mark.vm

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sfvm.appliance import launch as launching
+from sfvm.appliance import machine as launching
 from sfvm.appliance.image import Image
-from sfvm.appliance.launch import Appliance, Drive, Shape
+from sfvm.appliance.machine import Appliance, Drive, Shape
 from sfvm.appliance.profile import TCG, Profile
 from sfvm.errors import ApplianceError
 from sfvm.guest import Command
@@ -24,7 +24,7 @@ PROGRAM = """
 import signal, sys
 from pathlib import Path
 from sfvm.appliance.image import ensure
-from sfvm.appliance.launch import Drive, Shape, start
+from sfvm.appliance.machine import Drive, Shape, start
 from sfvm.appliance.profile import TCG
 from sfvm.errors import Interrupted
 from sfvm.events import ignore

@@ -22,7 +22,7 @@ PROGRAM = """
 import subprocess, sys
 from pathlib import Path
 from sfvm.appliance.image import ensure
-from sfvm.appliance.launch import Drive, Shape, start
+from sfvm.appliance.machine import Drive, Shape, start
 from sfvm.appliance.profile import TCG
 from sfvm.events import ignore
 

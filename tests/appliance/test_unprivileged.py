@@ -23,7 +23,8 @@ PROLOGUE = """
 import subprocess, sys, threading
 from pathlib import Path
 from sfvm.appliance.image import ensure
-from sfvm.appliance.launch import Drive, Shape, launch
+from sfvm.appliance.launch import launch
+from sfvm.appliance.machine import Drive, Shape
 from sfvm.config import Settings
 from sfvm.errors import ApplianceError
 from sfvm.events import ignore

@@ -20,7 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sfvm import config, qcow2
-from sfvm.appliance import acceleration, image, kernel, launch
+from sfvm.appliance import acceleration, image, kernel
+from sfvm.appliance.launch import launch
+from sfvm.appliance.machine import Drive, Shape
 from sfvm.events import ignore
 from sfvm.guest import Command
 from sfvm.repository import Manifest, Repository
@@ -91,9 +93,7 @@ def bench_appliance(home: Path, settings: config.Settings) -> list[Result]:
     ours, theirs = [], []
     for _ in range(3):
         begun = time.monotonic()
-        with launch.launch(
-            made, [launch.Drive(path)], launch.Shape(), settings, log=lambda line: None, listener=ignore
-        ):
+        with launch(made, [Drive(path)], Shape(), settings, log=lambda line: None, listener=ignore):
             ours.append(time.monotonic() - begun)
         begun = time.monotonic()
         stock()
@@ -151,9 +151,7 @@ def bench_checkpoint(home: Path, settings: config.Settings) -> list[Result]:
     for size in (8, 64):
         path = home / f"checkpoint-{size}.qcow2"
         qcow2.create(path, size=size << 30)
-        with launch.launch(
-            made, [launch.Drive(path)], launch.Shape(), settings, log=lambda line: None, listener=ignore
-        ) as appliance:
+        with launch(made, [Drive(path)], Shape(), settings, log=lambda line: None, listener=ignore) as appliance:
             appliance.format("ext4")
             appliance.mount()
             seconds = []
@@ -203,9 +201,7 @@ def bench_compose(home: Path, settings: config.Settings) -> list[Result]:
 
     node = disk(home, "compose.qcow2")
     made = image.ensure(settings.cache, ignore)
-    with launch.launch(
-        made, [launch.Drive(node)], launch.Shape(), settings, log=lambda line: None, listener=ignore
-    ) as appliance:
+    with launch(made, [Drive(node)], Shape(), settings, log=lambda line: None, listener=ignore) as appliance:
         appliance.format("ext4")
         appliance.mount()
         script = "for i in 1 2 3 4; do dd if=/dev/urandom of=/sysroot/data$i bs=1M count=256 status=none; done"

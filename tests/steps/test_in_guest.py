@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from sfvm.appliance.image import Image
-from sfvm.appliance.launch import Appliance
+from sfvm.appliance.machine import Appliance
 from sfvm.errors import StepError
 from sfvm.guest import Command, CommandFailed
 from tests.appliance.conftest import boot, disk

@@ -1,0 +1,347 @@
+"""A running helper VM: how it starts, and everything one does with it that is not about the guest's files."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from sfvm.appliance.channel import LogChannel
+from sfvm.appliance.console import Console
+from sfvm.appliance.guest import ApplianceGuest
+from sfvm.appliance.handshake import Booted, Restored
+from sfvm.appliance.hypervisor import Direct, Hypervisor, Libvirt
+from sfvm.appliance.image import Image
+from sfvm.appliance.profile import Profile
+from sfvm.appliance.runner import Runner
+from sfvm.appliance.scratch import Scratch
+from sfvm.appliance.terminal import attach
+from sfvm.appliance.waiting import interruptible, quiet
+from sfvm.appliance.warm import State
+from sfvm.errors import ApplianceError
+from sfvm.guest import Command
+
+if TYPE_CHECKING:
+    import guestfs
+
+EXT4_FEATURES = "^metadata_csum_seed,^orphan_file"
+"""Newer e2fsprogs turn these on; GRUB 2.06 and older kernels cannot read them."""
+
+
+@dataclass(frozen=True)
+class Drive:
+    """A disk of the appliance."""
+
+    path: Path
+    format: str = "qcow2"
+    readonly: bool = False
+
+
+@dataclass(frozen=True)
+class Shape:
+    """*memory* in MiB, *cpus*, and whether there is a *network* at all (commands may still be run without)."""
+
+    memory: int = 1024
+    cpus: int = 2
+    network: bool = True
+
+
+def start(
+    image: Image,
+    drives: Sequence[Drive],
+    shape: Shape,
+    connection: str,
+    profile: Profile,
+    *,
+    log: Callable[[str], None],
+    node: str = "",
+    state: State | None = None,
+    save: Save | None = None,
+) -> Appliance:
+    """Start an appliance, everything being decided: from a saved *state*, or else by a boot, in which *save* may save
+    it.
+
+    :raises ApplianceError: it does not start; the message has the last console lines
+    """
+    appliance = Appliance(Scratch(), drives, connection, profile, log, node)
+    try:
+        appliance.boot(image, shape, state, save)
+    except BaseException:
+        appliance.close()
+        raise
+    return appliance
+
+
+Save = Callable[[Path, Path], None]
+"""Saves the appliance while it waits: gets the socket of QEMU's monitor, and a directory for a socket of its own."""
+
+
+def _reason(message: str) -> str:
+    """libguestfs's message without its advice about its own tools."""
+    lines = message.strip().splitlines() or [""]
+    original = [line for line in lines if line.startswith("Original error")]
+    return (original or lines)[0]
+
+
+class Appliance:
+    """A running helper VM; a context manager that leaves nothing behind. Not thread-safe, but for :meth:`kill`."""
+
+    def __init__(
+        self,
+        scratch: Scratch,
+        drives: Sequence[Drive],
+        connection: str,
+        profile: Profile,
+        log: Callable[[str], None],
+        node: str,
+    ) -> None:
+        self.scratch = scratch
+        self.directory = directory = scratch.path
+        self.drives = tuple(drives)
+        self.profile = profile
+        self.node = node
+        self.console = Console()
+        self.monitor = directory / "qmp"
+        self.hypervisor: Hypervisor = (
+            Direct(self.monitor) if connection == "direct" else Libvirt(connection, directory / "log")
+        )
+        self.channel = LogChannel(directory / "log", log, Booted())
+        self.terminal = directory / "terminal"
+        self.restored = False
+        self._handle: guestfs.GuestFS | None = None
+        self._mounted = False
+        self.guest: ApplianceGuest
+
+    @property
+    def accelerator(self) -> str:
+        return self.profile.name
+
+    @property
+    def connection(self) -> str:
+        return self.hypervisor.name
+
+    def boot(self, image: Image, shape: Shape, state: State | None = None, save: Save | None = None) -> None:
+        """Start the VM and wait until it is ready; it is killed when that takes longer than the profile allows."""
+        import guestfs
+
+        handle = guestfs.GuestFS(python_return_dict=True, close_on_exit=False)
+        self._handle = handle
+        handle.set_path(str(image.directory))
+        handle.set_tmpdir(str(self.directory))
+        handle.set_cachedir(str(image.directory))  # what libguestfs has learnt about QEMU
+        handle.set_hv(str(image.emulator(self.profile.name)))
+        handle.set_pgroup(True)  # Ctrl-C is for us to handle, not for QEMU
+        handle.set_memsize(shape.memory)
+        handle.set_smp(shape.cpus)
+        handle.set_network(shape.network)
+        handle.set_backend(self.hypervisor.backend)
+        handle.set_backend_setting("force_kvm" if self.profile.name == "kvm" else "force_tcg", "1")
+        if self.profile.kernel:
+            handle.set_append(self.profile.kernel)
+        handle.set_event_callback(self._console, guestfs.EVENT_APPLIANCE)
+        self._attach(handle)
+        # A full host disk is an I/O error for the guest, instead of a VM that stops for ever.
+        for device in ("scsi-hd", "virtio-blk-pci"):
+            handle.config("-global", f"{device}.werror=report")
+        self._port(handle, "log", f"socket,id=sfvmlog,path={self.channel.path}")
+        self._port(handle, "terminal", f"socket,id=sfvmterminal,path={self.terminal},server=on,wait=off")
+        handle.config("-qmp", f"unix:{self.monitor},server=on,wait=off")
+        patience = self.profile.boot_seconds
+        if state is not None:
+            handle.config("-sfvm-state", str(state.path))  # for the image's emulator
+            patience = self.profile.restore_seconds
+            self.channel.handshake = Restored(state, self._refuse)
+        elif save is not None:
+            self.channel.handshake = Booted(lambda: save(self.monitor, self.directory))
+        watch = threading.Timer(patience, self._stuck, [patience])
+        watch.daemon = True
+        watch.start()
+        try:
+            interruptible(functools.partial(self._launch, handle), self._kill_by_directory)
+        except RuntimeError as error:
+            raise self._died("the appliance did not start", str(error)) from error
+        finally:
+            watch.cancel()
+        self.restored = state is not None
+        self.scratch.note(self.hypervisor.started(handle))
+        self.guest = ApplianceGuest(handle, Runner(handle, self.channel, self._died, self.kill), self._died)
+
+    @staticmethod
+    def _launch(handle: guestfs.GuestFS) -> None:
+        quiet(handle)
+        handle.launch()
+
+    def _attach(self, handle: guestfs.GuestFS) -> None:
+        for drive in self.drives:
+            try:
+                # Nothing in the VM waits for the host's disk: what is kept is synced when it is sealed.
+                handle.add_drive_opts(
+                    str(drive.path),
+                    format=drive.format,
+                    readonly=drive.readonly,
+                    cachemode="unsafe",
+                    discard="disable" if drive.readonly else "besteffort",
+                )
+            except RuntimeError as error:
+                raise ApplianceError("a disk cannot be attached", node=self.node or None, why=str(error)) from error
+
+    @staticmethod
+    def _port(handle: guestfs.GuestFS, name: str, chardev: str) -> None:
+        handle.config("-chardev", chardev)
+        # As JSON: QEMU makes such devices after all others, so the serial bus is there under libvirt too.
+        device = {"driver": "virtserialport", "chardev": f"sfvm{name}", "name": f"org.sfvm.{name}"}
+        handle.config("-device", json.dumps(device))
+
+    def _stuck(self, seconds: int) -> None:
+        self._refuse(f"not ready after {seconds} s")
+
+    def _refuse(self, why: str) -> None:
+        self.console.feed(f"\nsfvm: {why}, killed\n")
+        self._kill_by_directory()
+
+    def _kill_by_directory(self) -> None:
+        """Kill the QEMU that was given our directory: before the launch is done its process ID is not known."""
+        mark = str(self.directory).encode()
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                words = entry.read_bytes()
+                if mark in words and b"-nodefaults" in words:
+                    os.kill(int(entry.parent.name), signal.SIGKILL)
+
+    def _console(self, event: int, handle: int, data: bytes | str, array: Sequence[int]) -> None:
+        self.console.feed(data if isinstance(data, str) else data.decode("utf-8", errors="replace"))
+
+    def _died(self, what: str, why: str) -> ApplianceError:
+        return ApplianceError(
+            what,
+            node=self.node or None,
+            why=_reason(why),
+            detail=self.console.last_words(),
+            hint="sfvm doctor checks the machine",
+        )
+
+    @property
+    def handle(self) -> guestfs.GuestFS:
+        """libguestfs's handle, for what this class has no name for."""
+        if self._handle is None:
+            raise ApplianceError("the appliance is closed")
+        return self._handle
+
+    @contextlib.contextmanager
+    def _calling(self, what: str) -> Any:
+        try:
+            yield self.handle
+        except RuntimeError as error:
+            raise self._died(f"{what} failed in the appliance", str(error)) from error
+
+    def format(self, filesystem: str) -> None:
+        """Make an empty *filesystem* on the whole first drive."""
+        with self._calling(f"mkfs.{filesystem}") as handle:
+            if filesystem == "ext4":
+                self.run(
+                    f"mke2fs -q -t ext4 -F -O {EXT4_FEATURES} {self.device(0)} 2>/dev/null || "
+                    f"mke2fs -q -t ext4 -F {self.device(0)}"
+                )
+            else:
+                handle.mkfs(filesystem, "/dev/sda")
+
+    def mount(self, readonly: bool = False) -> None:
+        """Mount the first drive as the guest's root."""
+        if not self._mounted:
+            with self._calling("mount") as handle:
+                handle.mount_options("ro" if readonly else "", "/dev/sda", "/")
+            self._mounted = True
+
+    def unmount(self) -> None:
+        if self._mounted:
+            with self._calling("unmount") as handle:
+                handle.umount("/")
+            self._mounted = False
+
+    def checkpoint(self, overlay: Path) -> None:
+        """Freeze the first drive's file as it is and go on in the new file *overlay* over it."""
+        mounted = self._mounted
+        self.unmount()
+        self.hypervisor.snapshot(overlay)
+        if mounted:
+            self.mount()
+
+    def grow(self) -> None:
+        """Make the file system on the unmounted first drive as large as the drive."""
+        with self._calling("resize") as handle:
+            kind = handle.vfs_type("/dev/sda")
+            if kind.startswith("ext"):
+                handle.e2fsck("/dev/sda", correct=True)
+                handle.resize2fs("/dev/sda")
+            elif kind in ("xfs", "btrfs"):
+                handle.mount("/dev/sda", "/")
+                (handle.xfs_growfs if kind == "xfs" else handle.btrfs_filesystem_resize)("/")
+                handle.umount("/")
+            else:
+                raise ApplianceError(f"a file system of type {kind!r} cannot be grown")
+
+    def trim(self) -> None:
+        """Give unused blocks back."""
+        with self._calling("fstrim") as handle:
+            handle.fstrim("/")
+
+    def device(self, index: int) -> str:
+        """The device of drive *index* for scripts of the appliance (the kernel's ``sdX`` may be in another order)."""
+        return f"/dev/disk/by-path/pci-0000:00:02.0-scsi-0:0:{index:03}:0"
+
+    def run(self, script: str, *, timeout: float | None = None) -> str:
+        """Run *script* with the appliance's tools (the guest, when mounted, is ``/sysroot``) and return its output.
+
+        :raises CommandFailed: it failed
+        """
+        return self.guest.capture(Command(script, shell="/bin/bash -e", place="appliance", timeout=timeout))
+
+    appliance_run = run
+
+    def interactive(self, command: str | None) -> int:
+        """A terminal in the guest on the user's terminal, or *command* there; return its exit status."""
+        return attach(self.guest.runner, self.terminal, command, self.kill)
+
+    def alive(self) -> bool:
+        """Whether the VM still answers."""
+        try:
+            self.handle.ping_daemon()
+        except (RuntimeError, ApplianceError):
+            return False
+        return True
+
+    def kill(self) -> None:
+        """End the VM at once, from any thread: whatever call is running in it fails."""
+        self.hypervisor.kill()
+
+    def close(self) -> None:
+        """End the VM and remove everything of it. Work in the guest is on its drives."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            if self._mounted:
+                with contextlib.suppress(RuntimeError):  # a dead VM has nothing mounted
+                    handle.umount_all()
+            self._mounted = False
+            self.hypervisor.close()
+            with contextlib.suppress(RuntimeError):
+                handle.shutdown()
+            handle.close()
+        if self.directory.exists():
+            self.channel.close()
+            self.scratch.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
