@@ -1,5 +1,6 @@
 """The life of an appliance: checkpoints, faults, and that nothing of it stays behind, however it ends."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -161,7 +162,7 @@ def test_a_vm_that_dies_at_a_checkpoint(image: Image, tmp_path: Path) -> None:
 def test_a_boot_that_takes_too_long_ends(image: Image, tmp_path: Path) -> None:
     before = set(Path("/tmp").glob("sfvm-vm-*"))
     with pytest.raises(ApplianceError) as failed:
-        start(image, empty(tmp_path / "a.qcow2"), Profile("tcg", TCG.cpu, TCG.kernel, 1))
+        start(image, empty(tmp_path / "a.qcow2"), dataclasses.replace(TCG, boot_seconds=1))
     assert any("not ready after 1 s" in line for line in failed.value.detail)
     assert not {path for path in set(Path("/tmp").glob("sfvm-vm-*")) - before if (path / "qmp").exists()}
 
