@@ -21,7 +21,6 @@ import filelock
 
 from sfvm import config
 from sfvm.appliance import kernel as kernels
-from sfvm.appliance.profile import PROFILES
 from sfvm.errors import ApplianceError
 from sfvm.events import Listener, Preparing
 
@@ -46,9 +45,10 @@ class Image:
     directory: Path
     digest: str
 
-    def emulator(self, profile: str) -> Path:
-        """The emulator to start it with: QEMU with the CPU model of *profile*."""
-        return self.directory / f"qemu-{profile}"
+    @property
+    def emulator(self) -> Path:
+        """The emulator to start it with: QEMU with a few options more (see :func:`_wrapper`)."""
+        return self.directory / "qemu"
 
 
 def ensure(cache: Path, listener: Listener) -> Image:
@@ -109,7 +109,7 @@ def _digest(stock: Path, kernel: kernels.Kernel) -> str:
     for name, (path, mode) in _ours().items():
         state.update(f"{name} {mode}\0".encode() + path.read_bytes())
     state.update((config.data("appliance") / "hostfiles").read_bytes())
-    state.update(repr((packages(), PROFILES)).encode())
+    state.update(repr((packages(), _wrapper("qemu"))).encode())
     for path in sorted(stock.iterdir()):
         state.update(path.name.encode() + path.read_bytes())
     state.update(str(kernel.version).encode() + str(kernel.path.stat().st_size).encode())
@@ -158,10 +158,9 @@ def _build(stock: Path, kernel: kernels.Kernel, work: Path) -> None:
             detail=done.stderr.splitlines()[-10:],
             hint="sfvm doctor names what is missing",
         )
-    for profile in PROFILES.values():
-        wrapper = result / f"qemu-{profile.name}"
-        wrapper.write_text(_wrapper(str(qemu), profile.cpu), encoding="utf-8")
-        wrapper.chmod(0o755)
+    wrapper = result / "qemu"
+    wrapper.write_text(_wrapper(str(qemu)), encoding="utf-8")
+    wrapper.chmod(0o755)
     digest = _digest(stock, kernel)
     (result / COMPLETE).write_text(f"sfvm {digest}\n", encoding="utf-8")
     target = work.parent / digest[:16]
@@ -172,18 +171,20 @@ def _build(stock: Path, kernel: kernels.Kernel, work: Path) -> None:
         shutil.rmtree(outdated.parent, ignore_errors=True)
 
 
-def _wrapper(qemu: str, cpu: str | None) -> str:
-    """libguestfs chooses the CPU model itself; an emulator of our own is how to have another."""
-    model = '"$2"' if cpu is None else f"'{cpu}'"
+def _wrapper(qemu: str) -> str:
+    """libguestfs chooses the CPU model itself and knows no saved states: an emulator of our own takes both."""
     return f"""#!/bin/bash
-# QEMU with the CPU model that sfvm has measured to be fast without KVM, and with a saved state where one is named.
-arguments=()
+# QEMU with two options of sfvm's: -sfvm-cpu MODEL in place of -cpu, -sfvm-state FILE to restore that.
+arguments=() cpu=() ours=()
 while [ $# -gt 0 ]; do
     case $1 in
-        -cpu) arguments+=(-cpu {model}); shift 2 ;;
-        -sfvm-state) [ -r "$2" ] && exec 9<"$2" && arguments+=(-incoming fd:9); shift 2 ;;
-        *) arguments+=("$1"); shift ;;
+        -cpu) cpu=(-cpu "$2"); shift ;;
+        -sfvm-cpu) ours=(-cpu "$2"); shift ;;
+        -sfvm-state) [ -r "$2" ] && exec 9<"$2" && arguments+=(-incoming fd:9); shift ;;
+        *) arguments+=("$1") ;;
     esac
+    shift
 done
-exec {qemu} "${{arguments[@]}}"
+[ ${{#ours[@]}} = 0 ] || cpu=("${{ours[@]}}")
+exec {qemu} "${{cpu[@]}}" "${{arguments[@]}}"
 """

@@ -62,7 +62,7 @@ def warmable(connection: str) -> bool:
 
 def _key(image: Image, drives: Sequence[Drive], shape: Shape, connection: str, profile: Profile) -> str:
     emulator = Path(shutil.which("qemu-system-x86_64") or "")
-    machine = {**asdict(shape), "drives": [drive.readonly for drive in drives]}
+    machine = {**asdict(shape), "cpu": profile.cpu(shape.baseline), "drives": [drive.readonly for drive in drives]}
     return warm.key(
         emulator=emulator, appliance=image.digest, machine=machine, connection=connection, versions=version(connection),
         profile=profile,

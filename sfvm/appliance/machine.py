@@ -20,7 +20,7 @@ from sfvm.appliance.guest import ApplianceGuest
 from sfvm.appliance.handshake import Booted, Restored
 from sfvm.appliance.hypervisor import Direct, Hypervisor, Libvirt
 from sfvm.appliance.image import Image
-from sfvm.appliance.profile import Profile
+from sfvm.appliance.profile import V2, Profile
 from sfvm.appliance.runner import Runner
 from sfvm.appliance.scratch import Scratch
 from sfvm.appliance.terminal import attach
@@ -47,11 +47,13 @@ class Drive:
 
 @dataclass(frozen=True)
 class Shape:
-    """*memory* in MiB, *cpus*, and whether there is a *network* at all (commands may still be run without)."""
+    """*memory* in MiB, *cpus*, whether there is a *network* at all (commands may still be run without), and what the
+    guest's programs are compiled for."""
 
     memory: int = 1024
     cpus: int = 2
     network: bool = True
+    baseline: str = V2
 
 
 def start(
@@ -137,7 +139,9 @@ class Appliance:
         handle.set_path(str(image.directory))
         handle.set_tmpdir(str(self.directory))
         handle.set_cachedir(str(image.directory))  # what libguestfs has learnt about QEMU
-        handle.set_hv(str(image.emulator(self.profile.name)))
+        handle.set_hv(str(image.emulator))
+        if (cpu := self.profile.cpu(shape.baseline)) is not None:
+            handle.config("-sfvm-cpu", cpu)  # for the image's emulator, as the next one
         handle.set_pgroup(True)  # Ctrl-C is for us to handle, not for QEMU
         handle.set_memsize(shape.memory)
         handle.set_smp(shape.cpus)
@@ -156,7 +160,7 @@ class Appliance:
         handle.config("-qmp", f"unix:{self.monitor},server=on,wait=off")
         patience = self.profile.boot_seconds
         if state is not None:
-            handle.config("-sfvm-state", str(state.path))  # for the image's emulator
+            handle.config("-sfvm-state", str(state.path))
             patience = self.profile.restore_seconds
             self.channel.handshake = Restored(state, self._refuse)
         elif save is not None:

@@ -98,7 +98,7 @@ def command(
     ]
     return (
         "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-vga", "std",
-        "-machine", f"q35,accel={profile.name}", "-cpu", profile.cpu or "max", "-smp", "2", "-m", str(memory),
+        "-machine", f"q35,accel={profile.name}", "-cpu", profile.cpu() or "max", "-smp", "2", "-m", str(memory),
         "-serial", "stdio", *flash,
         "-drive", f"file={_value(disk.absolute())},format={format_},if=none,id=disk,snapshot=on,cache=unsafe",
         "-device", "virtio-blk-pci,drive=disk,bootindex=1",

@@ -21,6 +21,7 @@ from sfvm import __version__, qcow2
 from sfvm.appliance.image import Image
 from sfvm.appliance.launch import launch
 from sfvm.appliance.machine import Appliance, Drive, Shape
+from sfvm.appliance.profile import baseline
 from sfvm.build.failure import describe
 from sfvm.build.log import NodeLog
 from sfvm.build.scheduler import Cancelled, Chain
@@ -292,7 +293,7 @@ class ChainBuilder:
     def _launch(self, node: Node, overlay: Path, files: int) -> None:
         self._check()
         begun = time.monotonic()
-        shape = Shape(memory=self.settings.memory, cpus=self.settings.cpus)
+        shape = Shape(self.settings.memory, self.settings.cpus, baseline=baseline(node.definition.facts))
         appliance = launch(
             self.image,
             [Drive(overlay)],

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from sfvm import qcow2
 from sfvm.appliance import image as appliance_image
 from sfvm.appliance.launch import launch
 from sfvm.appliance.machine import Drive, Shape
+from sfvm.appliance.profile import baseline
 from sfvm.config import Settings
 from sfvm.errors import UsageError
 from sfvm.events import Listener, Output
@@ -24,7 +26,8 @@ def visit(key: str, repository: Repository, settings: Settings, listener: Listen
     """
     manifest = repository.manifest(key)
     with repository.lease([key]):
-        return _enter(repository.backing(key), manifest.name, repository, settings, listener, command)
+        backing = repository.backing(key)
+        return _enter(backing, manifest.name, manifest.facts, repository, settings, listener, command)
 
 
 def visit_failed(
@@ -42,11 +45,17 @@ def visit_failed(
                 why="it was built since, its spec has changed, or it never failed",
                 hint=f"sfvm build {node.name}",
             )
-        return _enter(failed, node.name, repository, settings, listener, command)
+        return _enter(failed, node.name, node.definition.facts, repository, settings, listener, command)
 
 
 def _enter(
-    backing: Path, name: str, repository: Repository, settings: Settings, listener: Listener, command: str | None
+    backing: Path,
+    name: str,
+    facts: Mapping[str, str],
+    repository: Repository,
+    settings: Settings,
+    listener: Listener,
+    command: str | None,
 ) -> int:
     image = appliance_image.ensure(settings.cache, listener)
     with tempfile.TemporaryDirectory(dir=repository.temporary(), prefix="visit-") as directory:
@@ -55,7 +64,7 @@ def _enter(
         with launch(
             image,
             [Drive(overlay)],
-            Shape(memory=settings.memory, cpus=settings.cpus),
+            Shape(settings.memory, settings.cpus, baseline=baseline(facts)),
             settings,
             log=lambda line: listener(Output(name, line)),
             listener=listener,

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from sfvm.appliance import hypervisor, image, kernel, packages
-from sfvm.appliance.profile import TCG
 from sfvm.errors import ApplianceError
 from sfvm.events import Event, ignore
 from sfvm.guest import Package
@@ -26,16 +25,22 @@ def test_the_newest_readable_kernel_with_modules_is_chosen(tmp_path: Path) -> No
     assert kernel._newest(tmp_path / "boot") is None
 
 
-def test_the_emulator_wrapper_replaces_the_cpu_model_only(tmp_path: Path) -> None:
+def test_the_emulator_takes_a_cpu_model_and_a_state(tmp_path: Path) -> None:
     emulator = tmp_path / "emulator"
-    emulator.write_text('#!/bin/sh\nprintf "<%s>" "$@"\n', encoding="utf-8")
+    emulator.write_text('#!/bin/sh\nprintf "<%s>" "$@"; cat <&9\n', encoding="utf-8")
     emulator.chmod(0o755)
     wrapper = tmp_path / "wrapper"
-    wrapper.write_text(image._wrapper(str(emulator), TCG.cpu), encoding="utf-8")
-    told = subprocess.run(
-        ["bash", wrapper, "-cpu", "max", "-append", "a  b '$x'", ""], capture_output=True, text=True, check=True
-    )
-    assert told.stdout == f"<-cpu><{TCG.cpu}><-append><a  b '$x'><>"
+    wrapper.write_text(image._wrapper(str(emulator)), encoding="utf-8")
+    state = tmp_path / "a state"
+    state.write_text("memory", encoding="utf-8")
+
+    def told(*arguments: str | Path) -> str:
+        return subprocess.run(["bash", wrapper, *arguments], capture_output=True, text=True, check=False).stdout
+
+    assert told("-cpu", "max", "-append", "a  b '$x'", "") == "<-cpu><max><-append><a  b '$x'><>"
+    assert told("-cpu", "max", "-smp", "2", "-sfvm-cpu", "q,+v") == "<-cpu><q,+v><-smp><2>"
+    assert told("-sfvm-state", state, "-smp", "2") == "<-incoming><fd:9><-smp><2>memory"
+    assert told("-sfvm-state", tmp_path / "gone", "-smp", "2") == "<-smp><2>"
 
 
 def test_dpkg_status() -> None:
