@@ -27,14 +27,17 @@ from sfvm.appliance.launch import launch
 from sfvm.appliance.machine import Drive, Shape
 from sfvm.config import Settings
 from sfvm.errors import ApplianceError
-from sfvm.events import ignore
+from sfvm.events import Notice, ignore
 home = Path.home()
 image = ensure(home / "cache", ignore)
 subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", home / "a.qcow2", "1G"], check=True)
 settings = Settings(repository=home / "repository", cache=home / "cache")
-lines = []
+lines, told = [], []
+def listen(event):
+    if isinstance(event, Notice):
+        told.append(event.message)
 def boot():
-    return launch(image, [Drive(home / "a.qcow2")], Shape(memory=768), settings, log=lines.append, listener=ignore)
+    return launch(image, [Drive(home / "a.qcow2")], Shape(memory=768), settings, log=lines.append, listener=listen)
 """
 WHOLE_LIFE = """
 with boot() as appliance:
@@ -54,6 +57,28 @@ with boot() as appliance:
         print("died as it should")
     assert lines[-1] == "begun"
 print(*(path for path in Path("/tmp").glob("sfvm-vm-*") if path.owner() == home.owner()))
+"""
+RESTORED = """
+import time
+from sfvm.appliance.warm import Store
+store = Store(settings.saved_appliances)
+store.collect(all_=True)
+drawn = set()
+for restored in (False, True, True):
+    with boot() as appliance:
+        assert appliance.connection == "qemu:///session", appliance.connection
+        assert appliance.restored == restored, (appliance.restored, told)
+        told_time, *random = appliance.run("date +%s; uuidgen; head -c 32 /dev/urandom | base64").split()
+        assert abs(int(told_time) - time.time()) < 60
+        drawn.update(random)
+        appliance.format("ext4")
+        appliance.mount()
+        appliance.guest.write("/state", b"one")
+        (home / "c.qcow2").unlink(missing_ok=True)
+        appliance.checkpoint(home / "c.qcow2")
+        assert appliance.guest.read("/state") == b"one"
+assert len(drawn) == 6, drawn
+print(len(store.states()), told)
 """
 WAITING = """
 with boot() as appliance:
@@ -105,6 +130,14 @@ def test_a_whole_life_over_libvirt(home: Path) -> None:
         told, _ = process.communicate(timeout=600)
     assert process.returncode == 0
     assert told.split("\n") == ["died as it should", "", ""]
+    assert emulators(home) == []
+
+
+def test_a_domain_is_saved_and_restored(home: Path) -> None:
+    with start(home, RESTORED) as process:
+        told, _ = process.communicate(timeout=600)
+    assert process.returncode == 0
+    assert told == "1 []\n"
     assert emulators(home) == []
 
 
