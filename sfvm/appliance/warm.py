@@ -19,6 +19,7 @@ import json
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ KEPT = 6
 """So many states stay; the least recently used goes first."""
 MAX_BYTES = 2 << 30
 """So much room all states together may take."""
+UNUSED = 7 * 86400.0
+"""Seconds after which gc removes a state that nobody has used: its QEMU or appliance may be gone."""
 STATE, RECORD, PROVED, REFUSED = ".state", ".json", ".proved", ".refused"
 DRAFT = "saving-"
 
@@ -161,9 +164,10 @@ class Store:
         """Why machines of some shapes are not saved."""
         return tuple(path.read_text(encoding="utf-8") for path in sorted(self.directory.glob(f"*{REFUSED}")))
 
-    def collect(self, *, all_: bool = False, dry_run: bool = False) -> int:
-        """Remove states beyond :data:`KEPT` and :data:`MAX_BYTES` (*all_* of them, and refusals too), and what killed
-        processes left; return the bytes. Does nothing while a process is saving."""
+    def collect(self, *, unused: float | None = None, dry_run: bool = False) -> int:
+        """Remove states beyond :data:`KEPT` and :data:`MAX_BYTES`, and what killed processes left; with *unused* also
+        those that were not used for so many seconds, and all refusals. Return the bytes. Does nothing while a process
+        is saving."""
         if not self.directory.is_dir():
             return 0
         with self._alone() as alone:
@@ -172,10 +176,12 @@ class Store:
             going = list(self.directory.glob(f"{DRAFT}*"))
             kept = room = 0
             for path in reversed(self.states()):
-                kept, room = kept + 1, room + path.stat().st_size
-                if all_ or kept > KEPT or room > MAX_BYTES:
+                there = path.stat()
+                kept, room = kept + 1, room + there.st_size
+                old = unused is not None and time.time() - there.st_mtime >= unused
+                if old or kept > KEPT or room > MAX_BYTES:
                     going += [path.with_suffix(suffix) for suffix in (RECORD, STATE, PROVED)]
-            if all_:
+            if unused is not None:
                 going += self.directory.glob(f"*{REFUSED}")
             freed = 0
             for path in going:

@@ -83,6 +83,8 @@ def report(error: BaseException) -> int:
             )
     if not isinstance(error, SfvmError):
         error = _bug(error)
+    from sfvm.cli.output import say
+
     try:
         if sys.stderr:
             say(error)
@@ -90,14 +92,6 @@ def report(error: BaseException) -> int:
     except OSError:
         pass  # nobody can be told; the exit status remains
     return error.exit_status
-
-
-def say(error: SfvmError) -> None:
-    """Write *error* to stderr, the way every error looks."""
-    from sfvm.cli.output import style
-
-    label = "" if isinstance(error, Interrupted) else style("error:", stream=sys.stderr, fg="red", bold=True) + " "
-    print(label + error.render(), file=sys.stderr)
 
 
 def _usage(error: click.ClickException) -> UsageError:

@@ -10,6 +10,8 @@ from typing import IO, Any
 
 import click
 
+from sfvm.errors import Interrupted, SfvmError
+
 _COLOR = True
 
 
@@ -75,3 +77,9 @@ def columns(rows: Iterable[Sequence[str]], *, gap: int = 2) -> list[str]:
 def plural(count: int, noun: str) -> str:
     """``1 node``, ``2 nodes``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def say(error: SfvmError) -> None:
+    """Write *error* to stderr, the way every error looks."""
+    label = "" if isinstance(error, Interrupted) else style("error:", stream=sys.stderr, fg="red", bold=True) + " "
+    print(label + error.render(), file=sys.stderr)

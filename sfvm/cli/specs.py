@@ -43,7 +43,7 @@ def validate(options: Options, files: tuple[Path, ...]) -> int:
       sfvm validate specs/*.xml
       sfvm validate formats/vmware.xml
     """
-    from sfvm.cli.entry import say
+    from sfvm.cli.output import say
 
     failed = 0
     for file in files:

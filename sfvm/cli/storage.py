@@ -36,17 +36,17 @@ def rm(options: Options, names: tuple[str, ...]) -> None:
 def gc(options: Options, dry_run: bool) -> None:
     """Remove what no name, no descendant and no running build needs.
 
-    Saved helper VMs go too; the next build saves them anew.
+    Saved helper VMs that were not used for a week go too.
 
     \b
     Examples:
       sfvm gc --dry-run
       sfvm gc
     """
-    from sfvm.appliance.warm import Store
+    from sfvm.appliance.warm import UNUSED, Store
 
     removed = options.open().gc(dry_run=dry_run)
-    states = Store(options.settings().saved_appliances).collect(all_=True, dry_run=dry_run)
+    states = Store(options.settings().saved_appliances).collect(unused=UNUSED, dry_run=dry_run)
     if not options.quiet:
         for key, name in removed.nodes:
             click.echo(f"{key[:12]}  {name}".rstrip())

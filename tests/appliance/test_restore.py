@@ -206,7 +206,7 @@ def test_a_state_taken_on_another_cpu(launcher: Launcher, monkeypatch: pytest.Mo
 def test_a_restored_one_that_never_answers(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
     profile = dataclasses.replace(acceleration.prove(launcher.image, launcher.settings, ignore), restore_seconds=5)
     monkeypatch.setattr(acceleration, "prove", lambda *_: profile)
-    launcher.store.collect(all_=True)
+    launcher.store.collect(unused=0)
     launcher.save()
     with monkeypatch.context() as deaf:
         deaf.setattr(handshake.Restored, "opened", lambda self, send: None)
@@ -221,7 +221,7 @@ def test_a_machine_that_qemu_cannot_save(launcher: Launcher, monkeypatch: pytest
     def refuse(*_: object) -> str:
         raise ApplianceError("QEMU refused migrate", why="a device cannot be migrated")
 
-    launcher.store.collect(all_=True)
+    launcher.store.collect(unused=0)
     monkeypatch.setattr(launching, "write_state", refuse)
     with launcher() as appliance:
         assert works(appliance)
@@ -243,7 +243,7 @@ def small(place: Path, mebibytes: int) -> Iterator[None]:
 
 
 def test_the_disk_fills_while_a_state_is_saved(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
-    launcher.store.collect(all_=True)
+    launcher.store.collect(unused=0)
     with small(launcher.store.directory, 8):
         assert not launcher.store.has_room(1)
         monkeypatch.setattr(Store, "has_room", lambda self, wanted: True)
@@ -254,7 +254,7 @@ def test_the_disk_fills_while_a_state_is_saved(launcher: Launcher, monkeypatch: 
 
 
 def test_nothing_is_saved_where_there_is_little_room(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
-    launcher.store.collect(all_=True)
+    launcher.store.collect(unused=0)
     monkeypatch.setattr(Store, "has_room", lambda self, wanted: False)
     with launcher() as appliance:
         assert works(appliance)
@@ -262,7 +262,7 @@ def test_nothing_is_saved_where_there_is_little_room(launcher: Launcher, monkeyp
 
 
 def test_two_launches_save_the_same_state(launcher: Launcher) -> None:
-    launcher.store.collect(all_=True)
+    launcher.store.collect(unused=0)
     done: list[bool] = []
 
     def use() -> None:

@@ -62,7 +62,7 @@ RESTORED = """
 import time
 from sfvm.appliance.warm import Store
 store = Store(settings.saved_appliances)
-store.collect(all_=True)
+store.collect(unused=0)
 drawn = set()
 for restored in (False, True, True):
     with boot() as appliance:

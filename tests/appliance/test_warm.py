@@ -124,7 +124,7 @@ def test_of_two_that_save_one_does_it(store: Store) -> None:
     first.start()
     assert begun.wait(60)
     assert store.save(KEY, writer(b"quick")) is False
-    assert store.collect(all_=True) == 0  # the draft is in use
+    assert store.collect(unused=0) == 0  # the draft is in use
     go_on.set()
     first.join()
     state = store.find(KEY)
@@ -137,7 +137,7 @@ def test_one_that_never_worked_is_not_made_again(store: Store) -> None:
     assert store.find(KEY) is None
     assert store.save(KEY, writer(b"again")) is False
     assert store.refusals() == ("it did not answer",)
-    store.collect(all_=True)
+    store.collect(unused=0)
     saved(store)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 
 import pytest
 
@@ -68,3 +70,36 @@ def test_completion_scripts(world, shell):
     result = world.run("completion", shell)
     assert result.returncode == 0
     assert f"_SFVM_COMPLETE={shell}_complete" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "warm"),
+    [([], None, True), (["--no-warm"], None, False), ([], "no", False), (["--no-warm"], "yes", False)],
+)
+def test_warm_start_can_be_turned_off(world, monkeypatch, arguments, variable, warm):
+    from sfvm.cli import options
+
+    seen = []
+    monkeypatch.setattr(options.Options, "open", lambda self: seen.append(self.settings()) or sys.exit(0))
+    if variable:
+        monkeypatch.setenv("SFVM_WARM", variable)
+    world.invoke("tree", *arguments)
+    assert [settings.warm for settings in seen] == [warm]
+
+
+def test_what_is_neither_yes_nor_no(world):
+    result = world.run("tree", environment={"SFVM_WARM": "perhaps"})
+    assert result.returncode == 2
+    assert "warm must be yes or no, not 'perhaps'" in result.stderr
+
+
+def test_gc_removes_saved_appliances_that_nobody_uses(world):
+    store = world.home / "cache" / "sfvm" / "warm"
+    store.mkdir(parents=True)
+    for name in ("new.state", "old.state", "old.json", "x.refused"):
+        (store / name).write_bytes(bytes(8192))
+    os.utime(store / "old.state", (1, 1))
+    assert "saved appliances" in world.run("gc", "--dry-run").stderr
+    assert (store / "old.state").exists()
+    assert world.run("gc").returncode == 0
+    assert sorted(path.name for path in store.iterdir()) == ["lock", "new.state"]
