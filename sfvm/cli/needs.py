@@ -254,7 +254,8 @@ def _image(settings: Settings, listener: Listener, *, complete: bool, probe: boo
         yield Finding("appliance", MISSING, f"{error.what}: {error.why}" if error.why else error.what, error.hint or "")
         return
     kvm = answer.profile.name == "kvm"
-    yield Finding("KVM", OK if kvm else WARNING, answer.reason, "" if kvm else "a machine with usable KVM is faster")
+    fix = "" if kvm else _device(acceleration.DEVICE).fix or "a machine with usable KVM is faster"
+    yield Finding("KVM", OK if kvm else WARNING, answer.reason, fix)
     yield _warm(settings)
 
 
