@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,13 @@ Listener = Callable[[Event], None]
 
 def ignore(event: Event) -> None:
     """The listener of those who do not listen."""
+
+
+@dataclass(frozen=True)
+class Started(Event):
+    """A command begins, *seconds* after its process was started."""
+
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,25 @@ class StepFinished(Event):
 
 
 @dataclass(frozen=True)
+class PhaseStarted(Event):
+    """What is no step begins for a *node* (empty: for the build as a whole), perhaps for its bundle in *format*."""
+
+    node: str
+    name: str
+    format: str | None = None
+
+
+@dataclass(frozen=True)
+class PhaseFinished(Event):
+    """A phase has ended after *seconds*, well or not. Phases of one node or bundle nest."""
+
+    node: str
+    name: str
+    seconds: float
+    format: str | None = None
+
+
+@dataclass(frozen=True)
 class Output(Event):
     """One line that a step (or the appliance's console) wrote, without its newline."""
 
@@ -148,3 +175,14 @@ class Notice(Event):
 
     message: str
     node: str | None = None
+
+
+@contextmanager
+def phase(listener: Listener, node: str, name: str, format: str | None = None) -> Iterator[None]:
+    """Tell *listener* when what happens inside this context begins, and how long it takes."""
+    listener(PhaseStarted(node, name, format))
+    begun = time.monotonic()
+    try:
+        yield
+    finally:
+        listener(PhaseFinished(node, name, time.monotonic() - begun, format))

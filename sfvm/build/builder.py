@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sfvm.build.scheduler import Chain, Schedule, jobs
 from sfvm.config import Settings
 from sfvm.errors import RepositoryError, SfvmError, StepError, UsageError
-from sfvm.events import Listener, NodeFailed, Notice, Planned
+from sfvm.events import Listener, NodeFailed, Notice, Planned, phase
 from sfvm.repository import Repository
 from sfvm.tree import Node, Plan
 
@@ -78,7 +78,8 @@ def _run(
     from sfvm.appliance import image as appliance_image  # a build of what is built needs no appliance
     from sfvm.build.chain import ChainBuilder
 
-    image = appliance_image.ensure(settings.cache, listener)
+    with phase(listener, "", "appliance image"):
+        image = appliance_image.ensure(settings.cache, listener)
     schedule = Schedule(chains, jobs(settings), keep_going=on_error == "keep-going")
     running: set[ChainBuilder] = set()
     guard = threading.Lock()
