@@ -105,7 +105,8 @@ class StepFinished(Event):
 
 @dataclass(frozen=True)
 class PhaseStarted(Event):
-    """What is no step begins for a *node* (empty: for the build as a whole), perhaps for its bundle in *format*."""
+    """What is no step begins for a *node* (empty: for the build as a whole), or for its bundle in *format* (formats
+    that are made together: their names, joined)."""
 
     node: str
     name: str
@@ -175,6 +176,17 @@ class Notice(Event):
 
     message: str
     node: str | None = None
+
+
+def within(listener: Listener, format: str) -> Listener:
+    """*listener*, to whom phases of a node are told as those of its bundle in *format*."""
+
+    def tell(event: Event) -> None:
+        if isinstance(event, PhaseStarted | PhaseFinished) and event.format is None:
+            event = dataclasses.replace(event, format=format)
+        listener(event)
+
+    return tell
 
 
 @contextmanager

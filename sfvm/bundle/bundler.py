@@ -23,7 +23,7 @@ from sfvm.bundle.stage import Stage
 from sfvm.bundle.workspace import replace, workspace
 from sfvm.config import Settings
 from sfvm.errors import BundleError, SfvmError
-from sfvm.events import Bundled, Bundling, Listener, phase
+from sfvm.events import Bundled, Bundling, Listener, phase, within
 from sfvm.repository import Manifest, Repository
 from sfvm.repository.files import sync
 
@@ -78,21 +78,22 @@ def _group(
         _require_ours(output / f"{name}-{recipe.format}")
     content = sum(path.stat().st_size for path in repository.files(manifest.key))
     _require_room(output, content * (1 + len(recipes)) + ROOM)
-    with workspace(output) as work:
+    ours = within(listener, ", ".join(recipe.format for recipe in recipes))
+    with workspace(output, phase(ours, name, "clean-up")) as work:
         disk = tree = None
         if layout is not None:
             tell("finishing")
-            with phase(listener, name, "finishing"):
-                finished = finish(name, manifest, layout, work, repository, settings, listener)
+            with phase(ours, name, "finishing"):
+                finished = finish(name, manifest, layout, work, repository, settings, ours)
             disk = work / "disk.raw"
             architecture = manifest.facts.get("architecture", "x86_64")
-            with phase(listener, name, "composing"):
+            with phase(ours, name, "composing"):
                 compose(finished, layout, manifest.disk, architecture, disk, lambda f: tell("composing the disk", f))
             finished.filesystem.unlink()
         else:
             tell("archiving")
-            with phase(listener, name, "archiving"):
-                tree = archive(name, manifest, work, repository, settings, listener)
+            with phase(ours, name, "archiving"):
+                tree = archive(name, manifest, work, repository, settings, ours)
         stop = threading.Event()
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
             futures = [

@@ -231,3 +231,19 @@ def test_a_cached_build_has_a_profile(world):
     told = json.loads((world.home / "trace.json").read_text())
     assert [event["name"] for event in told["traceEvents"] if event["ph"] == "X"] == ["start-up", "planning"]
     assert world.run("build", "leaf", "--profile", "trace.json", "--quiet").stderr == ""
+
+
+def test_phases_tell_their_ends_however_they_end():
+    told = []
+    with pytest.raises(KeyError), events.phase(events.within(told.append, "qcow2, raw"), "web", "finishing"):
+        told.append(events.Output("web", "x"))
+        with events.phase(told.append, "web", "convert raw", "raw"):
+            raise KeyError
+    assert [(type(e).__name__, getattr(e, "name", ""), getattr(e, "format", "")) for e in told] == [
+        ("PhaseStarted", "finishing", "qcow2, raw"),
+        ("Output", "", ""),
+        ("PhaseStarted", "convert raw", "raw"),
+        ("PhaseFinished", "convert raw", "raw"),
+        ("PhaseFinished", "finishing", "qcow2, raw"),
+    ]
+    assert all(event.seconds >= 0 for event in told[3:])
