@@ -22,14 +22,14 @@ def debian(bench: Bench) -> list[Result]:
     sfvm("build", "busybox", repository=bench.repository)  # untimed: now the helper VM is warm
     bench.traces.mkdir(exist_ok=True)
 
-    def build(name: str) -> float:
+    def build(name: str, what: str, target: float) -> Result:
         words = ("build", "debian", "--specs", str(specs), "--param", f"bench={name}")
-        return sfvm(*words, "--profile", str(bench.traces / f"{name}.json"), repository=repository).seconds
+        run = sfvm(*words, "--profile", str(bench.traces / f"{name}.json"), repository=repository)
+        note = f"memory of sfvm {run.peak:.0f} MiB"
+        title = f"Debian with kernel, {what} / mmdebstrap"
+        return Result(title, run.seconds, theirs, target if theirs else None, note=note)
 
-    def row(name: str, ours: float, target: float) -> Result:
-        return Result(f"Debian with kernel, {name} / mmdebstrap", ours, theirs, target if theirs else None)
-
-    return [row("nothing downloaded", build("cold"), 5), row("all downloaded before", build("warm"), 4)]
+    return [build("cold", "nothing downloaded", 5), build("warm", "all downloaded before", 4)]
 
 
 def ground(bench: Bench) -> tuple[Path, dict[str, str], tuple[str, ...]]:
