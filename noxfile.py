@@ -2,7 +2,6 @@
 belong to the system Python and cannot be installed into a fresh one."""
 
 import os
-from pathlib import Path
 
 import nox
 
@@ -54,4 +53,4 @@ def e2e(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Ratios in one run; prints a table and writes bench.json."""
-    session.run("python", str(Path("tests") / "bench" / "bench.py"), *session.posargs)
+    session.run("python", "-m", "tests.bench", *session.posargs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,10 +91,16 @@ def load(
 
 def _stored(path: Path) -> dict[str, Any]:
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read", why=str(error)) from error
+    import tomllib  # few have such a file
+
+    try:
+        content = tomllib.loads(text)
+    except ValueError as error:
         raise UsageError(f"{path} cannot be read", why=str(error)) from error
     known = {"repository", "connection", "jobs", "memory", "cpus", "warm"}
     for name in content:

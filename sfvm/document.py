@@ -165,6 +165,8 @@ class _Reader:
             raise SpecError(
                 "not well-formed XML", place=place, why=message, hint="correct the XML at the caret"
             ) from None
+        finally:
+            del self.parser  # its handlers refer to us: free both now
         assert self.root is not None  # expat has seen a whole document
         return self.root
 

@@ -6,7 +6,6 @@ exits with :attr:`SfvmError.exit_status`; nothing else of an error reaches a use
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +117,8 @@ class Interrupted(SfvmError):
 
 def suggestion(word: str, known: Iterable[str]) -> str | None:
     """A hint for a misspelt *word*: the closest of *known*, or all of them when they are few, or None."""
+    import difflib  # for the few who misspell
+
     names = sorted(set(known))
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,13 @@ Listener = Callable[[Event], None]
 
 def ignore(event: Event) -> None:
     """The listener of those who do not listen."""
+
+
+@dataclass(frozen=True)
+class Started(Event):
+    """A command begins, *seconds* after its process was started."""
+
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,26 @@ class StepFinished(Event):
 
 
 @dataclass(frozen=True)
+class PhaseStarted(Event):
+    """What is no step begins for a *node* (empty: for the build as a whole), or for its bundle in *format* (formats
+    that are made together: their names, joined)."""
+
+    node: str
+    name: str
+    format: str | None = None
+
+
+@dataclass(frozen=True)
+class PhaseFinished(Event):
+    """A phase has ended after *seconds*, well or not. Phases of one node or bundle nest."""
+
+    node: str
+    name: str
+    seconds: float
+    format: str | None = None
+
+
+@dataclass(frozen=True)
 class Output(Event):
     """One line that a step (or the appliance's console) wrote, without its newline."""
 
@@ -148,3 +176,25 @@ class Notice(Event):
 
     message: str
     node: str | None = None
+
+
+def within(listener: Listener, format: str) -> Listener:
+    """*listener*, to whom phases of a node are told as those of its bundle in *format*."""
+
+    def tell(event: Event) -> None:
+        if isinstance(event, PhaseStarted | PhaseFinished) and event.format is None:
+            event = dataclasses.replace(event, format=format)
+        listener(event)
+
+    return tell
+
+
+@contextmanager
+def phase(listener: Listener, node: str, name: str, format: str | None = None) -> Iterator[None]:
+    """Tell *listener* when what happens inside this context begins, and how long it takes."""
+    listener(PhaseStarted(node, name, format))
+    begun = time.monotonic()
+    try:
+        yield
+    finally:
+        listener(PhaseFinished(node, name, time.monotonic() - begun, format))

@@ -17,7 +17,7 @@ from sfvm.appliance.profile import Profile
 from sfvm.appliance.qmp import Monitor
 from sfvm.config import Settings
 from sfvm.errors import ApplianceError
-from sfvm.events import Listener, Notice
+from sfvm.events import Listener, Notice, phase
 
 
 def launch(
@@ -37,22 +37,25 @@ def launch(
     """
     if shutil.which("qemu-system-x86_64") is None:
         raise ApplianceError("qemu-system-x86_64 is not installed", node=node or None, hint="./bootstrap installs it")
-    connection = choose(settings.connection, listener)
-    profile = acceleration.prove(image, settings, listener)
-    if not (settings.warm and warmable(connection)):
-        return start(image, drives, shape, connection, profile, log=log, node=node)
-    states = _States(warm.Store(settings.saved_appliances), _key(image, drives, shape, connection, profile), listener)
-    if (state := states.find()) is not None:
-        try:
-            appliance = start(image, drives, shape, connection, profile, log=log, node=node, state=state)
-        except ApplianceError as error:
-            appliance = start(image, drives, shape, connection, profile, log=log, node=node)
-            # It boots: so it was the state's fault.
-            states.discard(state, error.detail[-1] if error.detail else error.why or error.what)
-        else:
-            states.store.proved(states.key, state)
-        return appliance
-    return start(image, drives, shape, connection, profile, log=log, node=node, save=states.saver(shape))
+    with phase(listener, node, "appliance"):
+        connection = choose(settings.connection, listener)
+        profile = acceleration.prove(image, settings, listener)
+        if not (settings.warm and warmable(connection)):
+            return start(image, drives, shape, connection, profile, log=log, node=node)
+        states = _States(
+            warm.Store(settings.saved_appliances), _key(image, drives, shape, connection, profile), listener
+        )
+        if (state := states.find()) is not None:
+            try:
+                appliance = start(image, drives, shape, connection, profile, log=log, node=node, state=state)
+            except ApplianceError as error:
+                appliance = start(image, drives, shape, connection, profile, log=log, node=node)
+                # It boots: so it was the state's fault.
+                states.discard(state, error.detail[-1] if error.detail else error.why or error.what)
+            else:
+                states.store.proved(states.key, state)
+            return appliance
+        return start(image, drives, shape, connection, profile, log=log, node=node, save=states.saver(shape))
 
 
 def warmable(connection: str) -> bool:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
-from sfvm import archives
 from sfvm.digest import file_digest
 from sfvm.document import Element
 from sfvm.errors import Place, SpecError
@@ -55,6 +54,8 @@ class Archive:
         return self.known
 
     def prepare(self, work: Path, size: int, filesystem: str) -> Path | None:
+        from sfvm import archives
+
         archives.check(self.source, self.place)
         return None
 

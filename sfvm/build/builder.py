@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from sfvm.appliance import image as appliance_image
-from sfvm.appliance.machine import Appliance
-from sfvm.build.chain import ChainBuilder
 from sfvm.build.scheduler import Chain, Schedule, jobs
 from sfvm.config import Settings
 from sfvm.errors import RepositoryError, SfvmError, StepError, UsageError
-from sfvm.events import Listener, NodeFailed, Notice, Planned
+from sfvm.events import Listener, NodeFailed, Notice, Planned, phase
 from sfvm.repository import Repository
 from sfvm.tree import Node, Plan
 
-Visitor = Callable[[Node, Appliance, StepError], None]
+if TYPE_CHECKING:
+    from sfvm.appliance.machine import Appliance
+
+Visitor = Callable[[Node, "Appliance", StepError], None]
 ON_ERROR = ("stop", "shell", "keep-going")
 ROOM = 256 << 20
 """Bytes that must be free beyond what history says the nodes will take."""
@@ -51,7 +52,8 @@ def build(
         )
     )
     with repository.lease(node.key for node in nodes):
-        gone = [entry.node for entry in plan.entries if entry.action == "hit" and not repository.built(entry.node.key)]
+        there = repository.built_keys()
+        gone = [entry.node for entry in plan.entries if entry.action == "hit" and entry.node.key not in there]
         if gone:  # between the plan and the lease
             raise RepositoryError(
                 f"{gone[0].name} was removed by another process just now", hint="run the same command again"
@@ -73,7 +75,11 @@ def _run(
     on_error: str,
     shell: Visitor | None,
 ) -> None:
-    image = appliance_image.ensure(settings.cache, listener)
+    from sfvm.appliance import image as appliance_image  # a build of what is built needs no appliance
+    from sfvm.build.chain import ChainBuilder
+
+    with phase(listener, "", "appliance image"):
+        image = appliance_image.ensure(settings.cache, listener)
     schedule = Schedule(chains, jobs(settings), keep_going=on_error == "keep-going")
     running: set[ChainBuilder] = set()
     guard = threading.Lock()

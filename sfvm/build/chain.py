@@ -27,7 +27,7 @@ from sfvm.build.log import NodeLog
 from sfvm.build.scheduler import Cancelled, Chain
 from sfvm.config import Settings
 from sfvm.errors import SfvmError, StepError
-from sfvm.events import ApplianceStarted, Listener, NodeSealed, NodeStarted, StepFinished, StepStarted, Waiting
+from sfvm.events import ApplianceStarted, Listener, NodeSealed, NodeStarted, StepFinished, StepStarted, Waiting, phase
 from sfvm.guest import CommandFailed
 from sfvm.repository import Manifest, Repository, StepRecord, Work
 from sfvm.spec.model import Disk
@@ -173,7 +173,8 @@ class ChainBuilder:
         definition = node.definition
         base, disk = definition.base, definition.disk
         assert base is not None and disk is not None  # a definition without a parent has both
-        prepared = base.prepare(work.directory, disk.size, disk.format)
+        with phase(self.listener, node.name, "preparing"):
+            prepared = base.prepare(work.directory, disk.size, disk.format)
         if prepared is None:
             qcow2.create(overlay, size=disk.size)
         else:
@@ -237,7 +238,8 @@ class ChainBuilder:
     def _checkpoint(self, work: Work) -> None:
         running = self._running
         overlay = work.next_overlay()
-        running.appliance.checkpoint(overlay)
+        with phase(self.listener, work.node, "checkpoints"):
+            running.appliance.checkpoint(overlay)
         running.tip = overlay
         running.files += 1
 
@@ -247,8 +249,9 @@ class ChainBuilder:
         """Put the node, as it is now on the running drive, into the repository."""
         running = self._running
         appliance = running.appliance
-        packages = appliance.guest.packages()
-        appliance.trim()
+        with phase(self.listener, node.name, "trimming"):
+            packages = appliance.guest.packages()
+            appliance.trim()
         provenance = {
             "sfvm": __version__,
             "accelerator": appliance.accelerator,
@@ -257,13 +260,17 @@ class ChainBuilder:
         }
         tip = running.tip
         if last:
-            appliance.unmount()
-            appliance.close()
+            with phase(self.listener, node.name, "closing"):
+                appliance.unmount()
+                appliance.close()
         else:
             self._checkpoint(work)  # QEMU still holds parts of an open overlay in memory: freeze it
         sealed = work.directory / "sealed.qcow2"
         parent = self.repository.backing(node.parent.key) if node.parent else None
-        qcow2.seal(tip, below, parent, sealed)
+        with phase(self.listener, node.name, "sealing"):
+            qcow2.seal(tip, below, parent, sealed)
+        with phase(self.listener, node.name, "hashing"):
+            digest = qcow2.digest(sealed)
         definition = node.definition
         manifest = Manifest(
             key=node.key,
@@ -275,7 +282,7 @@ class ChainBuilder:
             steps=tuple(
                 StepRecord(inputs.title, inputs.key, spent) for inputs, spent in zip(node.steps, seconds, strict=True)
             ),
-            digest=qcow2.digest(sealed),
+            digest=digest,
             size=sealed.stat().st_size,
             disk=self._root_disk(node).size,
             filesystem=self._root_disk(node).format,
@@ -286,7 +293,8 @@ class ChainBuilder:
             provenance=provenance,
             depth=node.depth,
         )
-        self.repository.publish(node.key, sealed, manifest)
+        with phase(self.listener, node.name, "publishing"):
+            self.repository.publish(node.key, sealed, manifest)
         self.finished.append(work)
         self.listener(NodeSealed(node.name, node.key, manifest.seconds, manifest.size))
 

@@ -23,7 +23,7 @@ from sfvm.bundle.stage import Stage
 from sfvm.bundle.workspace import replace, workspace
 from sfvm.config import Settings
 from sfvm.errors import BundleError, SfvmError
-from sfvm.events import Bundled, Bundling, Listener
+from sfvm.events import Bundled, Bundling, Listener, phase, within
 from sfvm.repository import Manifest, Repository
 from sfvm.repository.files import sync
 
@@ -69,7 +69,7 @@ def _group(
 ) -> list[Path]:
     """The formats that share a layout."""
 
-    def phase(text: str, fraction: float | None = None) -> None:
+    def tell(text: str, fraction: float | None = None) -> None:
         for recipe in recipes:
             listener(Bundling(name, recipe.format, text, fraction))
 
@@ -78,18 +78,22 @@ def _group(
         _require_ours(output / f"{name}-{recipe.format}")
     content = sum(path.stat().st_size for path in repository.files(manifest.key))
     _require_room(output, content * (1 + len(recipes)) + ROOM)
-    with workspace(output) as work:
+    ours = within(listener, ", ".join(recipe.format for recipe in recipes))
+    with workspace(output, phase(ours, name, "clean-up")) as work:
         disk = tree = None
         if layout is not None:
-            phase("finishing")
-            finished = finish(name, manifest, layout, work, repository, settings, listener)
+            tell("finishing")
+            with phase(ours, name, "finishing"):
+                finished = finish(name, manifest, layout, work, repository, settings, ours)
             disk = work / "disk.raw"
             architecture = manifest.facts.get("architecture", "x86_64")
-            compose(finished, layout, manifest.disk, architecture, disk, lambda f: phase("composing the disk", f))
+            with phase(ours, name, "composing"):
+                compose(finished, layout, manifest.disk, architecture, disk, lambda f: tell("composing the disk", f))
             finished.filesystem.unlink()
         else:
-            phase("archiving")
-            tree = archive(name, manifest, work, repository, settings, listener)
+            tell("archiving")
+            with phase(ours, name, "archiving"):
+                tree = archive(name, manifest, work, repository, settings, ours)
         stop = threading.Event()
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
             futures = [
@@ -132,21 +136,24 @@ def _make(
         progress(None)
         stage = Stage(directory, disk, tree, progress, known, made)
         try:
-            verb.make(stage)
+            with phase(listener, name, verb.title(), recipe.format):
+                verb.make(stage)
         except SfvmError as error:
             error.place = error.place or verb.place
             raise
     listener(Bundling(name, recipe.format, "checksums"))
-    artifacts = {path.name: _describe(path) for path in sorted(directory.iterdir())}
+    with phase(listener, name, "checksums", recipe.format):
+        artifacts = {path.name: _describe(path) for path in sorted(directory.iterdir())}
     content = _manifest(name, manifest, recipe, artifacts)
     (directory / "manifest.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     listed = {**artifacts, "manifest.json": _describe(directory / "manifest.json")}
     sums = "".join(f"{entry['sha256']}  {file}\n" for file, entry in listed.items())
     (directory / "SHA256SUMS").write_text(sums, encoding="utf-8")
-    for path in (*directory.iterdir(), directory):
-        sync(path)
     target = output / directory.name
-    replace(directory, target, work)
+    with phase(listener, name, "publishing", recipe.format):
+        for path in (*directory.iterdir(), directory):
+            sync(path)
+        replace(directory, target, work)
     listener(Bundled(name, recipe.format, str(target), tuple(artifacts), time.monotonic() - begun))
     return target
 

@@ -16,9 +16,9 @@ PREFIX = ".sfvm-"
 
 
 @contextlib.contextmanager
-def workspace(output: Path) -> Iterator[Path]:
-    """A directory in *output* that is gone at the end. What a killed process left there goes too: a directory is in
-    use as long as a process holds its lock (flock(2))."""
+def workspace(output: Path, removing: contextlib.AbstractContextManager[None] | None = None) -> Iterator[Path]:
+    """A directory in *output* that is gone at the end; *removing* is around its removal. What a killed process left
+    there goes too: a directory is in use as long as a process holds its lock (flock(2))."""
     with _locked(output):  # nobody sweeps between the making of the directory and its lock
         _sweep(output)
         directory = Path(tempfile.mkdtemp(dir=output, prefix=PREFIX))
@@ -27,7 +27,8 @@ def workspace(output: Path) -> Iterator[Path]:
     try:
         yield directory
     finally:
-        shutil.rmtree(directory, ignore_errors=True)  # what remains is swept by the next one
+        with removing or contextlib.nullcontext():
+            shutil.rmtree(directory, ignore_errors=True)  # what remains is swept by the next one
         os.close(held)
 
 

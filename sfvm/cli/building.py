@@ -34,8 +34,14 @@ if TYPE_CHECKING:
 
 
 def progress_options(function: Any) -> Any:
-    """``--log`` and ``--events`` for commands that take their time."""
+    """``--log``, ``--events`` and ``--profile`` for commands that take their time."""
     for option in (
+        click.option(
+            "--profile",
+            type=click.Path(dir_okay=False, path_type=Path),
+            metavar="FILE",
+            help="Write a trace there (for Perfetto, speedscope); show where the time went.",
+        ),
         click.option(
             "--events",
             type=click.Path(dir_okay=False, path_type=Path),
@@ -115,6 +121,7 @@ def build(
     on_error: str,
     log: str,
     events: Path | None,
+    profile: Path | None,
 ) -> None:
     """Build NODEs and what they stand on.
 
@@ -127,7 +134,11 @@ def build(
       sfvm build web db --jobs 2 --param web:site=example
       sfvm build debian --bundle qcow2 --bundle tar --output out/
       sfvm build web --on-error shell
+      sfvm build web --profile web.json
     """
+    from sfvm.cli.progress import shown, started
+
+    begun = started()
     names = tuple(dict.fromkeys(nodes))
     resolved = resolve(options, names, arguments)
     settings = options.settings(jobs)
@@ -135,11 +146,11 @@ def build(
 
     from sfvm import tree
     from sfvm.build import build as run
-    from sfvm.cli.progress import shown
 
     repository = options.open()
     todo = tree.plan(resolved, names, repository)
-    with shown(options, log=log if todo.chains or requests else "plain", file=events) as progress:
+    log = log if todo.chains or requests else "plain"
+    with shown(options, begun, log=log, file=events, trace=profile) as progress:
         run(todo, repository, settings, progress.listener, on_error=on_error, shell=_visitor(progress))
         if requests:
             keys = {node.name: node.key for node in resolved}
@@ -208,6 +219,7 @@ def bundle(
     values: dict[str, str],
     log: str,
     events: Path | None,
+    profile: Path | None,
 ) -> None:
     """Make images of a built NODE, one for each FORMAT.
 
@@ -218,13 +230,14 @@ def bundle(
       sfvm bundle debian qcow2 --output out/
       sfvm bundle debian raw tar
     """
-    from sfvm.cli.progress import shown
+    from sfvm.cli.progress import shown, started
 
+    begun = started()
     settings, repository = options.settings(), options.open()
     requests = _requests(formats, values)
     manifest = repository.manifest(repository.resolve(node))
     name = node if node in repository.names() else manifest.name
-    with shown(options, log=log, file=events) as progress:
+    with shown(options, begun, log=log, file=events, trace=profile) as progress:
         paths = _bundle([(name, manifest)], requests, output, repository, settings, progress)
     _print_paths(paths)
 

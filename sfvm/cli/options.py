@@ -72,7 +72,7 @@ def require(library: Library, names: Iterable[str]) -> None:
 
     :raises UsageError: with a suggestion for the first one that has none
     """
-    known = library.names()
+    known = library.files
     for name in names:
         if name not in known:
             raise UsageError(

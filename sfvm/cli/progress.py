@@ -5,9 +5,13 @@ Listeners are called from several threads.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shlex
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -23,6 +27,14 @@ from sfvm.events import Event, Listener
 LOGS = ("auto", "live", "plain")
 
 
+def started() -> events.Started:
+    """The event that a command begins now. To a hundredth of a second: the process's start is counted in clock ticks
+    since boot (field 22 of proc(5), stat)."""
+    fields = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    ticks = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return events.Started(max(time.clock_gettime(time.CLOCK_BOOTTIME) - ticks, 0.0))
+
+
 @dataclass(frozen=True)
 class Progress:
     """A *listener* to hand down, and *suspended*, a context in which the terminal belongs to somebody else."""
@@ -32,14 +44,28 @@ class Progress:
 
 
 @contextmanager
-def shown(options: Options, *, log: str = "auto", file: Path | None = None) -> Iterator[Progress]:
+def shown(
+    options: Options,
+    begun: events.Started | None = None,
+    *,
+    log: str = "auto",
+    file: Path | None = None,
+    trace: Path | None = None,
+) -> Iterator[Progress]:
     """Show events until the context ends, as *log* says (``auto``: live on a terminal); ``--quiet`` shows notices
-    only. With *file* every event is also written there."""
+    only. With *file* every event is also written there; with *trace* a trace of them at the end. *begun* is the
+    first."""
     with ExitStack() as stack:
-        progress = _renderer(options, log, stack)
+        recorders = []
+        if trace is not None:  # first in, last out: its table comes after all that is shown
+            recorders.append(stack.enter_context(profiling(trace, None if options.quiet else sys.stderr)))
         if file is not None:
-            recorder = stack.enter_context(recording(file))
+            recorders.append(stack.enter_context(recording(file)))
+        progress = _renderer(options, log, stack)
+        for recorder in recorders:
             progress = Progress(_both(recorder, progress.listener), progress.suspended)
+        if begun is not None:
+            progress.listener(begun)
         yield progress
 
 
@@ -83,6 +109,43 @@ def recording(path: Path) -> Iterator[Listener]:
 
     with file:
         yield listener
+
+
+@contextmanager
+def profiling(path: Path, stream: IO[str] | None) -> Iterator[Listener]:
+    """A listener whose events become a trace in the file *path* and a table on *stream* when the context ends, however
+    it ends. What cannot be written then is a message, no error: the work is done.
+
+    :raises UsageError: *path* cannot be written
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if path.exists() and not path.is_file():
+            raise FileExistsError(errno.EEXIST, "it is no regular file")
+        file = draft.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--profile {path} cannot be written", why=error.strerror, hint="name another file") from error
+    from sfvm.cli.trace import chrome, profile, table
+
+    happened: list[Event] = []
+
+    def listener(event: Event) -> None:
+        if not isinstance(event, events.Output):
+            happened.append(event)
+
+    try:
+        yield listener
+    finally:
+        found = profile(happened, time.time())
+        try:
+            with file:
+                json.dump(chrome(found, shlex.join(["sfvm", *sys.argv[1:]])), file)
+            draft.replace(path)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            print(f"note: --profile {path} cannot be written: {error.strerror}", file=sys.stderr)
+        if stream is not None:
+            print(*table(found), sep="\n", file=stream)
 
 
 class Plain:

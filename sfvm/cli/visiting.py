@@ -9,11 +9,11 @@ import click
 
 from sfvm.cli.options import Command, Options, complete_built, pass_options, resolve
 from sfvm.cli.output import style
-from sfvm.cli.progress import Plain
 
 
 def _visit(options: Options, node: str, failed: bool, command: str | None) -> int:
     from sfvm.build import visit
+    from sfvm.cli.progress import Plain
 
     settings, repository = options.settings(), options.open()
     wanted = resolve(options, [node])[-1] if failed else None

@@ -24,7 +24,7 @@ MAX_CHARACTERS = 64 << 20
 """Characters of all values of one expansion."""
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
-_UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_UNPRINTABLE = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _DEFAULT_DISK = Disk(8 << 30, "ext4")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -290,6 +290,8 @@ class _Expander:
             self.count(child)
             children.append(self.settle(child, variables, kind, expand_text))
         text = self.substitute(element.text, variables, element, None) if expand_text else element.text
+        if not children and text is element.text:
+            return settled
         return replace(settled, text=text, children=tuple(children))
 
 

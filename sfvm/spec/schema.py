@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import cache
-from xml.sax.saxutils import escape
+from html import escape
 
 from lxml import etree
 
@@ -111,11 +111,12 @@ def validate(root: Element, kind: str) -> None:
             hint=suggestion(root.tag, [expected]) or f"make <{expected}> the root element",
         )
     relaxng, outline = _compiled(assemble(kind))
-    shape.check(root, outline)
-    _check_order(root)
-    if kind == "filesystem":
-        _check_beginning(root)
-    _check(root, relaxng)
+    if not relaxng.validate(_to_lxml(root)):
+        shape.check(root, outline)
+        _check_order(root)
+        if kind == "filesystem":
+            _check_beginning(root)
+        raise _invalid(root, relaxng)
 
 
 def validate_verb(element: Element, kind: str) -> None:
@@ -124,8 +125,9 @@ def validate_verb(element: Element, kind: str) -> None:
     :raises SpecError: as :func:`validate`
     """
     relaxng, outline = _compiled(_verbs_only(kind))
-    shape.check(element, outline)
-    _check(element, relaxng)
+    if not relaxng.validate(_to_lxml(element)):
+        shape.check(element, outline)
+        raise _invalid(element, relaxng)
 
 
 def _check_beginning(root: Element) -> None:
@@ -163,31 +165,35 @@ def _check_order(root: Element) -> None:
         before = child
 
 
-def _check(element: Element, relaxng: etree.RelaxNG) -> None:
-    tree = _to_lxml(element)
-    if not relaxng.validate(tree):
-        # libxml2 reports every branch it tried: the deepest place is the one where the document went wrong.
-        found = max(relaxng.error_log, key=lambda error: (error.path or "").count("/"))
-        guilty = _at(element, found.path or "")
-        raise SpecError(
-            f"{guilty.tag} is not valid here",
-            place=guilty.place,
-            why=found.message,
-            hint="compare with `sfvm schema`: an element is missing, repeated or in another order",
-        )
+def _invalid(element: Element, relaxng: etree.RelaxNG) -> SpecError:
+    """What *relaxng* found in *element*, when nothing better can be said."""
+    # libxml2 reports every branch it tried: the deepest place is the one where the document went wrong.
+    found = max(relaxng.error_log, key=lambda error: (error.path or "").count("/"))
+    guilty = _at(element, found.path or "")
+    return SpecError(
+        f"{guilty.tag} is not valid here",
+        place=guilty.place,
+        why=found.message,
+        hint="compare with `sfvm schema`: an element is missing, repeated or in another order",
+    )
 
 
 def _to_lxml(element: Element) -> etree._Element:
     """The element as libxml2's tree, made from what expat accepted: libxml2 never parses a user's bytes."""
-    top = etree.Element(f"{{{NAMESPACE}}}{element.tag}", dict(element.attributes), {"ns0": NAMESPACE})
+    top = etree.Element(f"{{{NAMESPACE}}}{element.tag}", _attributes(element), {"ns0": NAMESPACE})
     pending = [(element, top)]
     while pending:
         source, target = pending.pop()
         target.text = source.text
         for child in source.children:
-            below = etree.SubElement(target, f"{{{NAMESPACE}}}{child.tag}", dict(child.attributes))
+            below = etree.SubElement(target, f"{{{NAMESPACE}}}{child.tag}", _attributes(child))
             pending.append((child, below))
     return top
+
+
+def _attributes(element: Element) -> dict[str, str]:
+    """The attributes as lxml names them: ``{namespace}name`` for a foreign one, which no schema of ours allows."""
+    return {"{{{}}}{}".format(*n.rsplit(":", 1)) if ":" in n else n: v for n, v in element.attributes.items()}
 
 
 def _at(element: Element, path: str) -> Element:
@@ -232,7 +238,9 @@ def _assemble(start: str, kinds: Iterable[str], extra: str = "") -> bytes:
 
 
 def _pattern(facet: str | None) -> str:
-    return f'<data type="string"><param name="pattern">{escape(facet)}</param></data>' if facet else "<text/>"
+    if facet is None:
+        return "<text/>"
+    return f'<data type="string"><param name="pattern">{escape(facet, quote=False)}</param></data>'
 
 
 def _body(kind: str) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import tempfile
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +69,9 @@ class Download:
         return {"sha256": self.sha256, "to": self.to, "mode": f"{self.mode:04o}", "owner": self.owner}
 
     def run(self, guest: Guest) -> None:
+        import http.client  # take long to import, and few specs download
+        import urllib.request
+
         with tempfile.NamedTemporaryFile(prefix="sfvm-download-") as file:
             found = hashlib.sha256()
             try:

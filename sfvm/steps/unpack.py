@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
-from sfvm import archives
 from sfvm.digest import file_digest
 from sfvm.document import Element
 from sfvm.errors import Place, SpecError
@@ -60,5 +59,7 @@ class Unpack:
         return {"to": self.to, "content": {"sha256": found}}
 
     def run(self, guest: Guest) -> None:
+        from sfvm import archives
+
         archives.check(self.source, self.place)
         guest.unpack(self.source, self.to)

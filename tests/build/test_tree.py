@@ -1,5 +1,6 @@
 """A small tree of busybox guests, built as users do: ``busybox ─ trunk ┬ left ─ leaf`` and ``trunk ─ right``."""
 
+import json
 import os
 import signal
 
@@ -12,14 +13,29 @@ from sfvm.repository import Repository
 pytestmark = pytest.mark.vm
 
 
+def spans(path):
+    """The names of a trace's spans by track."""
+    told = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    tracks = {event["tid"]: event["args"]["name"] for event in told if event["name"] == "thread_name"}
+    return {name: [e["name"] for e in told if e["ph"] == "X" and e["tid"] == tid] for tid, name in tracks.items()}
+
+
 def test_only_what_changed_is_built_again(project):
-    first = project.sfvm("build", "leaf", "right")
+    first = project.sfvm("build", "leaf", "right", "--profile", str(project.home / "trace.json"))
     assert first.all("Planned")[0]["cached"] == ["busybox"]
     assert sorted(first.nodes("NodeSealed")) == ["leaf", "left", "right", "trunk"]
     assert len(first.all("ApplianceStarted")) == 2  # one for each branch
     assert [event["index"] for event in first.all("StepFinished") if event["node"] == "leaf"] == [1, 2, 3]
     assert "left is done" in [event["line"] for event in first.all("Output")]
     assert "left is done" in project.sfvm("log", "left").stdout
+
+    traced = spans(project.home / "trace.json")
+    assert traced["sfvm"] == ["start-up", "planning", "appliance image"]
+    ending = ["trimming", "checkpoints", "sealing", "hashing", "publishing"]
+    first_step, second_step = (event["title"] for event in first.all("StepStarted") if event["node"] == "trunk")
+    assert traced["trunk"] == ["trunk", "appliance", first_step, "checkpoints", second_step, *ending]
+    assert traced["right"][-5:] == ["trimming", "closing", "sealing", "hashing", "publishing"]
+    assert {"left", "leaf"} < set(traced)
 
     again = project.sfvm("build", "leaf", "right")
     assert again.all("ApplianceStarted") == again.all("NodeStarted") == []
@@ -140,7 +156,7 @@ def test_two_processes_do_the_work_once(project):
 def test_an_interrupted_build_resumes(project, number):
     slow = '<run network="no">sleep 1000</run>'
     project.write("slow", "busybox", '<run network="no">cat /proc/sys/kernel/random/uuid >/etc/id</run>', slow)
-    running = project.start("build", "slow")
+    running = project.start("build", "slow", "--profile", str(project.home / "trace.json"))
     running.until("StepStarted", index=2)
     running.interrupt(number)
     done = running.end()
@@ -148,6 +164,7 @@ def test_an_interrupted_build_resumes(project, number):
     assert done.status == 128 + number
     assert "interrupted" in done.stderr
     assert project.leftovers() == []
+    assert "run sleep 1000" in spans(project.home / "trace.json")["slow"]
     project.edit("slow", (slow, '<file path="/etc/two">2</file>'))
     assert [event["first"] for event in project.sfvm("build", "slow").all("NodeStarted")] == [2]
     project.sound()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from sfvm import qcow2, tree
 from sfvm.cli.commands import cli
+from sfvm.repository import Manifest, Repository, StepRecord
+from sfvm.spec.library import Library
 
 SPECS = {
     "root": """<filesystem xmlns="urn:sfvm:1" name="root">
@@ -72,6 +76,48 @@ class World:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def put(self, name: str) -> None:
+        """Put the node *name*, as its spec is now, into the repository, with its ancestors: as a build would."""
+        repository = Repository(self.home / "repository")
+        for node in tree.resolve(Library([self.specs]), [name], {}):
+            if repository.built(node.key):
+                continue
+            with repository.lock(node.key, lambda holder: None):
+                work = repository.work(node.key, node.name)
+                sealed = work.directory / "sealed.qcow2"
+                sealed.parent.mkdir(parents=True, exist_ok=True)
+                if node.parent:
+                    overlay = repository.overlay(node.parent.key)
+                    qcow2.create(sealed, backing=overlay)
+                    qcow2.rebase(sealed, overlay, name=overlay.name)
+                else:
+                    qcow2.create(sealed, size=64 << 20)
+                manifest = Manifest(
+                    key=node.key,
+                    name=node.name,
+                    parent=node.parent.key if node.parent else None,
+                    parent_name=node.parent.name if node.parent else None,
+                    inputs=node.inputs,
+                    spec="<filesystem/>",
+                    steps=tuple(StepRecord(step.title, step.key, 1.5) for step in node.steps),
+                    digest=qcow2.digest(sealed),
+                    size=sealed.stat().st_size,
+                    disk=64 << 20,
+                    filesystem="ext4",
+                    facts={"architecture": "x86_64"},
+                    packages=(("nginx", "1.2", "amd64"),),
+                    created=time.time(),
+                    seconds=12.5,
+                    provenance={"sfvm": "0"},
+                    depth=node.depth,
+                )
+                repository.publish(node.key, sealed, manifest)
+                repository.point(node.name, node.key)
+                work.discard()
+                log = repository.log_path(node.key)
+                log.parent.mkdir(parents=True, exist_ok=True)
+                log.write_text(f"built {node.name}\n")
 
     def write(self, name: str, text: str) -> Path:
         path = self.specs / f"{name}.xml"

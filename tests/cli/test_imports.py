@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-HEAVY = ("rich", "lxml", "guestfs", "libvirt", "paramiko", "jinja2", "sfvm.appliance", "sfvm.spec", "sfvm.repository")
+HEAVY = ("rich", "guestfs", "libvirt", "paramiko", "jinja2", "filelock", "tarfile", "http.client", "importlib.metadata")
+"""What takes long to import, and only some commands need."""
+OURS = ("lxml", "sfvm.spec", "sfvm.repository")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["build", "--help"], ["completion", "zsh"]])
-def test_help_imports_nothing_heavy(world, arguments):
+def imported(world, arguments, names):
+    """Those of *names* that are imported when the command of *arguments* is done; it must say something."""
     script = f"""
-import sys
+import json, sys
 from sfvm.cli import main
 status = main({arguments!r})
-print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
+print("\\n" + json.dumps([name for name in {names!r} if name in sys.modules]))
 sys.exit(status)
 """
     with world.python(script) as process:
         output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0
-    assert output
-    assert errors == "[]\n"
+    assert process.returncode == 0, errors
+    said, _, found = output.rstrip().rpartition("\n")
+    assert said.strip() or errors
+    return json.loads(found)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["build", "--help"], ["completion", "zsh"]])
+def test_help_imports_nothing_heavy(world, arguments):
+    assert imported(world, arguments, (*HEAVY, *OURS, "sfvm.appliance", "tempfile", "traceback")) == []
+
+
+@pytest.mark.parametrize("arguments", [["plan", "leaf"], ["tree"], ["why", "leaf"], ["build", "leaf"]])
+def test_what_starts_no_appliance_imports_nothing_heavy(world, arguments):
+    world.put("leaf")
+    assert imported(world, arguments, (*HEAVY, *OURS, "sfvm.appliance", "sfvm.build.chain")) == list(OURS)
+
+
+def test_a_plan_of_much_to_do_imports_nothing_heavy(world):
+    world.put("web")
+    world.write("web", world.specs.joinpath("web.xml").read_text().replace("Welcome", "Hello"))
+    assert imported(world, ["plan", "leaf"], (*HEAVY, "sfvm.appliance")) == []
 
 
 def test_every_command_has_help_with_an_example(world):

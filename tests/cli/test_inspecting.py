@@ -3,60 +3,15 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 
-from sfvm import qcow2, tree
-from sfvm.repository import Manifest, Repository, StepRecord
-from sfvm.spec.library import Library
+from sfvm.repository import Repository
 
 
 @pytest.fixture
 def repository(world):
     return Repository(world.home / "repository")
-
-
-def put(world, repository, name):
-    """Put the node *name*, as its spec is now, into the repository, with its ancestors: as a build would."""
-    for node in tree.resolve(Library([world.specs]), [name], {}):
-        if repository.built(node.key):
-            continue
-        with repository.lock(node.key, lambda holder: None):
-            work = repository.work(node.key, node.name)
-            sealed = work.directory / "sealed.qcow2"
-            sealed.parent.mkdir(parents=True, exist_ok=True)
-            if node.parent:
-                overlay = repository.overlay(node.parent.key)
-                qcow2.create(sealed, backing=overlay)
-                qcow2.rebase(sealed, overlay, name=overlay.name)
-            else:
-                qcow2.create(sealed, size=64 << 20)
-            manifest = Manifest(
-                key=node.key,
-                name=node.name,
-                parent=node.parent.key if node.parent else None,
-                parent_name=node.parent.name if node.parent else None,
-                inputs=node.inputs,
-                spec="<filesystem/>",
-                steps=tuple(StepRecord(step.title, step.key, 1.5) for step in node.steps),
-                digest=qcow2.digest(sealed),
-                size=sealed.stat().st_size,
-                disk=64 << 20,
-                filesystem="ext4",
-                facts={"architecture": "x86_64"},
-                packages=(("nginx", "1.2", "amd64"),),
-                created=time.time(),
-                seconds=12.5,
-                provenance={"sfvm": "0"},
-                depth=node.depth,
-            )
-            repository.publish(node.key, sealed, manifest)
-            repository.point(node.name, node.key)
-            work.discard()
-            log = repository.log_path(node.key)
-            log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text(f"built {node.name}\n")
 
 
 def states(world):
@@ -76,7 +31,7 @@ def test_tree_draws_branches(world):
 
 
 def test_built_stale_and_without_spec(world, repository):
-    put(world, repository, "leaf")
+    world.put("leaf")
     assert [states(world)[name] for name in ("root", "web", "leaf")] == ["built"] * 3
     world.write("web", (world.specs / "web.xml").read_text().replace("Welcome", "Hello"))
     assert [states(world)[name] for name in ("root", "web", "leaf")] == ["built", "stale", "stale"]
@@ -95,7 +50,7 @@ def test_an_invalid_spec_does_not_hide_the_others(world):
 
 
 def test_plan_says_what_and_why(world, repository):
-    put(world, repository, "root")
+    world.put("root")
     plan = json.loads(world.run("plan", "leaf", "--json").stdout)
     assert [(e["name"], e["action"]) for e in plan["entries"]] == [("root", "hit"), ("web", "build"), ("leaf", "build")]
     assert plan["boots"] == 1
@@ -106,7 +61,7 @@ def test_plan_says_what_and_why(world, repository):
 
 
 def test_plan_of_what_is_built(world, repository):
-    put(world, repository, "leaf")
+    world.put("leaf")
     assert "nothing to build, no appliance boot" in world.run("plan", "leaf").stdout
     changed = world.run("plan", "leaf", "--param", "site=other")
     assert "2 nodes to build" in changed.stdout
@@ -114,7 +69,7 @@ def test_plan_of_what_is_built(world, repository):
 
 def test_why_names_the_input(world, repository):
     assert "never built" in world.run("why", "web").stdout
-    put(world, repository, "leaf")
+    world.put("leaf")
     assert "nothing changed, it is built" in world.run("why", "leaf").stdout
     world.write("web", (world.specs / "web.xml").read_text().replace("/etc/motd", "/etc/issue"))
     result = world.run("why", "leaf")
@@ -127,7 +82,7 @@ def test_why_names_the_input(world, repository):
 
 
 def test_show_and_log(world, repository):
-    put(world, repository, "web")
+    world.put("web")
     text = world.run("show", "web").stdout
     assert text.startswith("web\n")
     assert "file /etc/motd" in text
@@ -141,7 +96,7 @@ def test_show_and_log(world, repository):
 
 
 def test_show_and_log_of_what_is_not_there(world, repository):
-    put(world, repository, "web")
+    world.put("web")
     for command in ("show", "log", "rm"):
         result = world.run(command, "wbe")
         assert result.returncode in (1, 2)
@@ -198,7 +153,7 @@ def test_schema_is_a_schema(world, kind):
 
 
 def test_a_cached_build_starts_nothing(world, repository):
-    put(world, repository, "leaf")
+    world.put("leaf")
     result = world.run("build", "leaf", "web", environment={"PATH": "/nowhere"})
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
@@ -206,7 +161,7 @@ def test_a_cached_build_starts_nothing(world, repository):
 
 
 def test_storage_commands(world, repository):
-    put(world, repository, "leaf")
+    world.put("leaf")
     file = world.home / "leaf.sfvm"
     assert world.run("export", "leaf", str(file)).returncode == 0
     there = ["--repository", str(world.home / "other")]
@@ -224,7 +179,7 @@ def test_storage_commands(world, repository):
 
 
 def test_verify_finds_damage_and_repairs(world, repository):
-    put(world, repository, "web")
+    world.put("web")
     overlay = repository.overlay(repository.current("web"))
     overlay.chmod(0o644)
     content = bytearray(overlay.read_bytes())

@@ -95,6 +95,8 @@ def test_a_misspelt_attribute_is_pointed_at(write: Write) -> None:
         ("<disk size='1G'/>", "a filesystem with a parent has no disk: it begins as its parent ends"),
         ("<base><empty/></base>", "a filesystem with a parent has no base: it begins as its parent ends"),
         ("<steps><choose/></steps>", "choose is not valid here"),
+        ("<steps xmlns:o='urn:other' o:mine='x'/>", "unknown attribute 'urn:other:mine' of steps"),
+        ("<steps xml:lang='en'/>", "unknown attribute 'http://www.w3.org/XML/1998/namespace:lang' of steps"),
     ],
 )
 def test_what_is_wrong_is_said(write: Write, inner: str, message: str) -> None:

@@ -1,0 +1,39 @@
+"""Bundles: the disk around a node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sfvm import qcow2
+from sfvm.bundle.compose import compose as make
+from sfvm.bundle.finish import Finished
+from sfvm.bundle.layout import Layout
+from sfvm.errors import Place
+from sfvm.guest import Command
+from tests.bench.appliance import started
+from tests.bench.measure import Bench, Result, alternately
+
+
+def compose(bench: Bench) -> list[Result]:
+    """The disk around a node with 1 GB of data, against qemu-img convert of that node alone."""
+    node = bench.disk("compose.qcow2")
+    with started(bench, node) as running:
+        running.format("ext4")
+        running.mount()
+        script = "for i in 1 2 3 4; do dd if=/dev/urandom of=/sysroot/data$i bs=1M count=256 status=none; done"
+        running.guest.run(Command(script, place="appliance"))
+        running.trim()
+    layout = Layout(True, None, "none", (), "", 1, Place(Path("bench"), 1))
+    finished = Finished(node, None, b"", b"")
+    plain, composed = bench.home / "plain.raw", bench.home / "composed.raw"
+
+    def convert() -> None:
+        plain.unlink(missing_ok=True)
+        qcow2.qemu_img("convert", "-f", "qcow2", "-O", "raw", node, plain)
+
+    def ours() -> None:
+        composed.unlink(missing_ok=True)
+        make(finished, layout, 8 << 30, "x86_64", composed, lambda done: None)
+
+    theirs, mine = alternately([convert, ours], 3)
+    return [Result("compose a disk / qemu-img convert", mine, theirs, 1.3)]

@@ -1,0 +1,60 @@
+"""A Debian with a kernel, built from nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from sfvm.config import data
+from sfvm.spec.library import Library
+from sfvm.tree import resolve
+from tests.bench.measure import Bench, Result, command, sfvm, timed
+
+
+def debian(bench: Bench) -> list[Result]:
+    """Into an empty repository, again with what that has downloaded, and the same packages by mmdebstrap natively
+    (which needs root)."""
+    theirs = _native(bench.home / "native")
+    repository, texts, _ = ground(replace(bench, debian=None))
+    specs = bench.specs(**texts)
+    sfvm("build", "busybox", repository=bench.repository)  # untimed: now the helper VM is warm
+    bench.traces.mkdir(exist_ok=True)
+
+    def build(name: str, what: str, target: float) -> Result:
+        words = ("build", "debian", "--specs", str(specs), "--param", f"bench={name}")
+        run = sfvm(*words, "--profile", str(bench.traces / f"{name}.json"), repository=repository)
+        note = f"memory of sfvm {run.peak:.0f} MiB"
+        title = f"Debian with kernel, {what} / mmdebstrap"
+        return Result(title, run.seconds, theirs, target if theirs else None, note=note)
+
+    return [build("cold", "nothing downloaded", 5), build("warm", "all downloaded before", 4)]
+
+
+def ground(bench: Bench) -> tuple[Path, dict[str, str], tuple[str, ...]]:
+    """Where to stand on a Debian: the repository, the specs it needs, the arguments for a build."""
+    if bench.debian is not None:
+        return bench.debian, {}, ()
+    return bench.shared / "repository", {"debian": _changeable()}, ("--param", "debian:bench=warm")
+
+
+def _changeable() -> str:
+    """The shipped spec with a param that its first step depends on: another value, and all is built again."""
+    spec = (data("specs") / "debian.xml").read_text(encoding="utf-8")
+    spec, found = re.subn("(</summary>)", r'\1<param name="bench" default=""/>', spec, count=1)
+    spec, more = re.subn("(<steps>)", r'\1<file path="/etc/sfvm-bench">${bench}</file>', spec, count=1)
+    assert found == more == 1
+    return spec
+
+
+def _native(target: Path) -> float | None:
+    """The seconds of mmdebstrap on the host for what the shipped spec installs."""
+    if os.geteuid() != 0:
+        return None
+    inputs = resolve(Library([data("specs")]), ["debian"], {})[-1].inputs
+    base = inputs["base"]["inputs"]
+    steps = [step["inputs"] for step in inputs["steps"] if step["element"] == "packages"]
+    wanted = [*base["include"], *(name for step in steps for name in step["install"])]
+    words = ["mmdebstrap", "--mode=root", f"--variant={base['variant']}", f"--include={','.join(wanted)}"]
+    return timed(command([*words, base["suite"], target]))
