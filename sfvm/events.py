@@ -67,7 +67,8 @@ class ApplianceStarted(Event):
 
 @dataclass(frozen=True)
 class NodeStarted(Event):
-    """A node's first step to do is number *first* (from 1) of *steps*; above 1 when the build resumes."""
+    """A node's first step to do is number *first* (from 1) of *steps*; above 1 when the build resumes, above *steps*
+    when nothing is left but to seal it."""
 
     node: str
     key: str

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
+import functools
 from collections.abc import Callable
 
 from sfvm.appliance import image as appliance_image
 from sfvm.appliance.machine import Appliance
-from sfvm.build.chain import ChainBuilder
-from sfvm.build.scheduler import Chain, Schedule, jobs
+from sfvm.build.chain import Chain, ChainBuilder
+from sfvm.build.scheduler import Job, Schedule, jobs
+from sfvm.cancellation import Cancellation
 from sfvm.config import Settings
 from sfvm.errors import RepositoryError, SfvmError, StepError, UsageError
 from sfvm.events import Listener, NodeFailed, Notice, Planned
@@ -74,11 +75,12 @@ def _run(
     shell: Visitor | None,
 ) -> None:
     image = appliance_image.ensure(settings.cache, listener)
-    schedule = Schedule(chains, jobs(settings), keep_going=on_error == "keep-going")
-    running: set[ChainBuilder] = set()
-    guard = threading.Lock()
 
-    def work(chain: Chain) -> None:
+    def job(chain: Chain) -> Job:
+        first = chain[0]
+        return Job(first.name, first.parent.key if first.parent else None, functools.partial(work, chain))
+
+    def work(chain: Chain, stop: Cancellation) -> None:
         builder = ChainBuilder(
             chain,
             repository,
@@ -86,26 +88,18 @@ def _run(
             settings,
             listener,
             sealed=schedule.sealed,
-            cancelled=schedule.cancelled.is_set,
+            stop=stop,
             shell=shell if on_error == "shell" else None,
         )
-        with guard:
-            running.add(builder)
         try:
             builder.run()
         except SfvmError as error:
             listener(NodeFailed(error.node or chain[0].name, error.render()))
             raise
-        finally:
-            with guard:
-                running.discard(builder)
 
-    def cancel() -> None:
-        with guard:
-            for builder in running:
-                builder.kill()
-
-    errors = schedule.run(work, cancel)
+    missing = [node.key for chain in chains for node in chain]
+    schedule = Schedule([job(chain) for chain in chains], jobs(settings), missing, keep_going=on_error == "keep-going")
+    errors = schedule.run()
     for error in errors[1:]:
         listener(Notice(str(error)))
     if errors:

@@ -121,6 +121,8 @@ class Plain:
             case events.NodeStarted(node=node, steps=steps, first=first):
                 self._steps[node] = steps
                 resumed = f", resumed at step {first}" if first > 1 else ""
+                if first > steps > 0:
+                    resumed = ", all of them are done: sealing"
                 return f"{node}: building, {plural(steps, 'step')}{resumed}"
             case events.StepStarted(node=node, index=index, title=title, expected=expected):
                 usual = self._dim(f" (last time {duration(expected)})") if expected and expected >= 10 else ""

@@ -75,7 +75,8 @@ class BuildState:
             case events.NodeStarted():
                 node = self._node(event.node)
                 node.phase, node.began, node.steps = RUNNING, event.time, event.steps
-                node.title, node.line, node.index, node.step_began = "starting", "", event.first - 1, event.time
+                node.title = "sealing" if event.first > event.steps > 0 else "starting"
+                node.line, node.index, node.step_began = "", event.first - 1, event.time
             case events.StepStarted():
                 node = self._node(event.node)
                 node.index, node.title, node.line = event.index, event.title, ""
