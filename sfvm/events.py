@@ -144,6 +144,15 @@ class Bundled(Event):
 
 
 @dataclass(frozen=True)
+class BundleFailed(Event):
+    """A bundle cannot be made; *message* is the rendered error."""
+
+    node: str
+    format: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Notice(Event):
     """Something the user should know that is not an error."""
 

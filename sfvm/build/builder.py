@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sfvm.appliance import image as appliance_image
 from sfvm.appliance.machine import Appliance
 from sfvm.build.chain import Chain, ChainBuilder
-from sfvm.build.scheduler import Job, Schedule, jobs
+from sfvm.build.scheduler import Job, Schedule, limit, raise_first
 from sfvm.cancellation import Cancellation
 from sfvm.config import Settings
 from sfvm.errors import RepositoryError, SfvmError, StepError, UsageError
-from sfvm.events import Listener, NodeFailed, Notice, Planned
+from sfvm.events import Listener, NodeFailed, Planned
 from sfvm.repository import Repository
 from sfvm.tree import Node, Plan
 
@@ -30,14 +30,17 @@ def build(
     *,
     on_error: str = "stop",
     shell: Visitor | None = None,
+    also: Sequence[Job] = (),
 ) -> None:
     """Build every node of *plan* that is not in the repository.
 
     *on_error* says what a failing step does: ``stop`` the build, open a ``shell`` (by calling *shell* while the
     appliance still runs) and stop, or ``keep-going`` with the nodes that do not depend on it. Safe to be killed at any
-    instant: a later build resumes at the last checkpoint.
+    instant: a later build resumes at the last checkpoint. *also* are jobs that use nodes of the plan: each begins as
+    soon as its node is sealed, and counts as an appliance like the chains; their errors are errors of the build.
 
     :raises StepError: the first step that failed
+    :raises BaseException: what a job of *also* has raised first
     :raises SfvmError: the repository is full, the appliance cannot be started, …
     """
     if on_error not in ON_ERROR:
@@ -62,11 +65,13 @@ def build(
                 repository.point(entry.node.name, entry.node.key)
         if plan.chains:
             repository.require_space(ROOM + (plan.bytes or 0), "the build")
-            _run(plan.chains, repository, settings, listener, on_error=on_error, shell=shell)
+        if plan.chains or also:
+            _run(plan.chains, also, repository, settings, listener, on_error=on_error, shell=shell)
 
 
 def _run(
-    chains: tuple[Chain, ...],
+    chains: Sequence[Chain],
+    also: Sequence[Job],
     repository: Repository,
     settings: Settings,
     listener: Listener,
@@ -74,7 +79,7 @@ def _run(
     on_error: str,
     shell: Visitor | None,
 ) -> None:
-    image = appliance_image.ensure(settings.cache, listener)
+    image = appliance_image.ensure(settings.cache, listener)  # once, before several look for it
 
     def job(chain: Chain) -> Job:
         first = chain[0]
@@ -98,9 +103,7 @@ def _run(
             raise
 
     missing = [node.key for chain in chains for node in chain]
-    schedule = Schedule([job(chain) for chain in chains], jobs(settings), missing, keep_going=on_error == "keep-going")
-    errors = schedule.run()
-    for error in errors[1:]:
-        listener(Notice(str(error)))
-    if errors:
-        raise errors[0]
+    # What uses a node comes before chains that could begin, too: it was sealed just now, and is in memory.
+    todo = [*also, *(job(chain) for chain in chains)]
+    schedule = Schedule(todo, limit(settings), missing, keep_going=on_error == "keep-going")
+    raise_first(schedule.run(), listener)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sfvm.cancellation import Cancellation, Cancelled
 from sfvm.config import Settings
+from sfvm.events import Listener, Notice
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +100,15 @@ class Schedule:
         return [job for job in self.waiting if job.after not in self._missing][: max(room, 0)]
 
 
-def jobs(settings: Settings) -> int:
+def raise_first(errors: Sequence[BaseException], listener: Listener) -> None:
+    """Raise the first of what :meth:`Schedule.run` has returned, if any; the others are told as notices."""
+    for error in errors[1:]:
+        listener(Notice(str(error)))
+    if errors:
+        raise errors[0]
+
+
+def limit(settings: Settings) -> int:
     """How many appliances may run at once: as the user says, else one per CPU while memory lasts (an appliance may use
     its memory and a quarter more for QEMU itself; half of what is available stays with the machine)."""
     if settings.jobs is not None:

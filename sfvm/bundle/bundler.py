@@ -7,23 +7,25 @@ import hashlib
 import json
 import os
 import shutil
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sfvm import __version__
+from sfvm.build.scheduler import Job, Schedule, limit, raise_first
 from sfvm.bundle.compose import compose
 from sfvm.bundle.finish import archive, finish
 from sfvm.bundle.format import FormatRequest, Recipe, expand
 from sfvm.bundle.layout import Layout
 from sfvm.bundle.stage import Stage
 from sfvm.bundle.workspace import replace, workspace
+from sfvm.cancellation import Cancellation, Cancelled
 from sfvm.config import Settings
 from sfvm.errors import BundleError, SfvmError
-from sfvm.events import Bundled, Bundling, Listener
+from sfvm.events import Bundled, BundleFailed, Bundling, Listener
 from sfvm.repository import Manifest, Repository
 from sfvm.repository.files import sync
 
@@ -31,132 +33,172 @@ ROOM = 256 << 20
 
 
 def bundle(
-    nodes: Sequence[tuple[str, Manifest]],
+    name: str,
+    manifest: Manifest,
     requests: Sequence[FormatRequest],
     output: Path,
     repository: Repository,
     settings: Settings,
     listener: Listener,
-) -> tuple[Path, ...]:
-    """Make every format of *requests* from every one of *nodes* (name, manifest): ``output/NAME-FORMAT/``, each
-    complete or not there. Return the directories.
+    *,
+    made: Callable[[Path], None] = lambda directory: None,
+) -> None:
+    """Make every format of *requests* from a built node that is called *name*; see :class:`Bundler`.
 
-    :raises BundleError: a node cannot be bundled so
+    :raises BundleError: the node cannot be bundled so
     :raises SfvmError: anything else that the user can act on
     """
-    made: list[Path] = []
-    output.mkdir(parents=True, exist_ok=True)
-    for name, manifest in nodes:
-        recipes = [expand(wanted, name, manifest.facts) for wanted in requests]
+    bundler = Bundler(output, repository, settings, listener, made)
+    todo = bundler.jobs(name, manifest.key, manifest.facts, requests)
+    raise_first(Schedule(todo, limit(settings)).run(), listener)
+
+
+@dataclass(frozen=True)
+class Bundler:
+    """Makes bundles ``output/NAME-FORMAT/``, each complete or not there; *made* is told every one that is complete,
+    from several threads."""
+
+    output: Path
+    repository: Repository
+    settings: Settings
+    listener: Listener
+    made: Callable[[Path], None]
+
+    def jobs(self, name: str, key: str, facts: Mapping[str, str], requests: Sequence[FormatRequest]) -> tuple[Job, ...]:
+        """What is to be done for the node with *key*, which need not be built yet: a job for each layout. *facts* are
+        those of its guest.
+
+        :raises SfvmError: a format cannot be made of it, or something else has the place of a bundle
+        """
         groups: dict[Layout | None, list[Recipe]] = {}
-        for recipe in recipes:
+        for wanted in requests:
+            recipe = expand(wanted, name, facts)
+            _require_ours(self._target(name, recipe))
             groups.setdefault(recipe.layout, []).append(recipe)
-        with repository.lease([manifest.key]):
-            for layout, members in groups.items():
-                made += _group(name, manifest, layout, members, output, repository, settings, listener)
-    return tuple(made)
+        return tuple(
+            Job(name, key, functools.partial(self._run, name, key, layout, recipes))
+            for layout, recipes in groups.items()
+        )
 
+    def _target(self, name: str, recipe: Recipe) -> Path:
+        return self.output / f"{name}-{recipe.format}"
 
-def _group(
-    name: str,
-    manifest: Manifest,
-    layout: Layout | None,
-    recipes: Sequence[Recipe],
-    output: Path,
-    repository: Repository,
-    settings: Settings,
-    listener: Listener,
-) -> list[Path]:
-    """The formats that share a layout."""
-
-    def phase(text: str, fraction: float | None = None) -> None:
-        for recipe in recipes:
-            listener(Bundling(name, recipe.format, text, fraction))
-
-    begun = time.monotonic()
-    for recipe in recipes:
-        _require_ours(output / f"{name}-{recipe.format}")
-    content = sum(path.stat().st_size for path in repository.files(manifest.key))
-    _require_room(output, content * (1 + len(recipes)) + ROOM)
-    with workspace(output) as work:
-        disk = tree = None
-        if layout is not None:
-            phase("finishing")
-            finished = finish(name, manifest, layout, work, repository, settings, listener)
-            disk = work / "disk.raw"
-            architecture = manifest.facts.get("architecture", "x86_64")
-            compose(finished, layout, manifest.disk, architecture, disk, lambda f: phase("composing the disk", f))
-            finished.filesystem.unlink()
-        else:
-            phase("archiving")
-            tree = archive(name, manifest, work, repository, settings, listener)
-        stop = threading.Event()
-        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            futures = [
-                pool.submit(_make, name, manifest, recipe, disk, tree, work, output, listener, begun, stop)
-                for recipe in recipes
-            ]
-            try:
-                return [future.result() for future in futures]
-            except BaseException:
-                stop.set()  # the others end at their next progress
-                raise
-
-
-def _make(
-    name: str,
-    manifest: Manifest,
-    recipe: Recipe,
-    disk: Path | None,
-    tree: Path | None,
-    work: Path,
-    output: Path,
-    listener: Listener,
-    begun: float,
-    stop: threading.Event,
-) -> Path:
-    """One bundle directory, in *work* until it is complete."""
-    directory = work / f"{name}-{recipe.format}"
-    directory.mkdir()
-    made: list[str] = []
-    known = {
-        "name": name,
-        "key": manifest.key,
-        "settings": dict(recipe.settings),
-        "facts": dict(manifest.facts),
-        "packages": [list(package) for package in manifest.packages],
-        "disk": disk.stat().st_size if disk else 0,
-    }
-    for verb in recipe.outputs:
-        progress = functools.partial(_progress, listener, stop, name, recipe.format, verb.title())
-        progress(None)
-        stage = Stage(directory, disk, tree, progress, known, made)
+    def _run(self, name: str, key: str, layout: Layout | None, recipes: Sequence[Recipe], stop: Cancellation) -> None:
         try:
-            verb.make(stage)
+            with self.repository.lease([key]):
+                self._group(name, self.repository.manifest(key), layout, recipes, stop)
         except SfvmError as error:
-            error.place = error.place or verb.place
+            error.node = error.node or name
+            for recipe in recipes:
+                self.listener(BundleFailed(name, recipe.format, error.render()))
             raise
-    listener(Bundling(name, recipe.format, "checksums"))
-    artifacts = {path.name: _describe(path) for path in sorted(directory.iterdir())}
-    content = _manifest(name, manifest, recipe, artifacts)
-    (directory / "manifest.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    listed = {**artifacts, "manifest.json": _describe(directory / "manifest.json")}
-    sums = "".join(f"{entry['sha256']}  {file}\n" for file, entry in listed.items())
-    (directory / "SHA256SUMS").write_text(sums, encoding="utf-8")
-    for path in (*directory.iterdir(), directory):
-        sync(path)
-    target = output / directory.name
-    replace(directory, target, work)
-    listener(Bundled(name, recipe.format, str(target), tuple(artifacts), time.monotonic() - begun))
-    return target
 
+    def _group(
+        self, name: str, manifest: Manifest, layout: Layout | None, recipes: Sequence[Recipe], stop: Cancellation
+    ) -> None:
+        """The formats that share a layout."""
 
-def _progress(
-    listener: Listener, stop: threading.Event, node: str, format_: str, phase: str, fraction: float | None
-) -> None:
-    if stop.is_set():
-        raise BundleError("stopped, because another bundle failed or the user asked for it", node=node)
-    listener(Bundling(node, format_, phase, fraction))
+        def phase(text: str, fraction: float | None = None) -> None:
+            for recipe in recipes:
+                self.listener(Bundling(name, recipe.format, text, fraction))
+
+        begun = time.monotonic()
+        self.output.mkdir(parents=True, exist_ok=True)
+        content = sum(path.stat().st_size for path in self.repository.files(manifest.key))
+        _require_room(self.output, content * (1 + len(recipes)) + ROOM)
+        with workspace(self.output) as work:
+            disk = tree = None
+            if layout is not None:
+                phase("finishing")
+                finished = finish(name, manifest, layout, work, self.repository, self.settings, self.listener, stop)
+                disk = work / "disk.raw"
+                composing = functools.partial(phase, "composing the disk")
+                architecture = manifest.facts.get("architecture", "x86_64")
+                compose(finished, layout, manifest.disk, architecture, disk, composing, stop)
+                finished.filesystem.unlink()
+            else:
+                phase("archiving")
+                tree = archive(name, manifest, work, self.repository, self.settings, self.listener, stop)
+            self._formats(name, manifest, recipes, disk, tree, work, begun, stop)
+
+    def _formats(
+        self,
+        name: str,
+        manifest: Manifest,
+        recipes: Sequence[Recipe],
+        disk: Path | None,
+        tree: Path | None,
+        work: Path,
+        begun: float,
+        stop: Cancellation,
+    ) -> None:
+        """All of them at once; one that fails ends the others."""
+        together = Cancellation()
+
+        def make(recipe: Recipe) -> Exception | None:
+            try:
+                self._make(name, manifest, recipe, disk, tree, work, begun, together)
+            except Exception as error:  # raised below, when nothing runs any more
+                together.cancel()
+                return error
+            return None
+
+        with stop.killing(together.cancel), ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+            errors = [error for error in pool.map(make, recipes) if error is not None]
+            for error in sorted(errors, key=lambda error: isinstance(error, Cancelled)):
+                raise error
+
+    def _make(
+        self,
+        name: str,
+        manifest: Manifest,
+        recipe: Recipe,
+        disk: Path | None,
+        tree: Path | None,
+        work: Path,
+        begun: float,
+        stop: Cancellation,
+    ) -> None:
+        """One bundle directory, in *work* until it is complete."""
+
+        def progress(phase: str, fraction: float | None) -> None:
+            stop.check()
+            self.listener(Bundling(name, recipe.format, phase, fraction))
+
+        target = self._target(name, recipe)
+        directory = work / target.name
+        directory.mkdir()
+        made: list[str] = []
+        known = {
+            "name": name,
+            "key": manifest.key,
+            "settings": dict(recipe.settings),
+            "facts": dict(manifest.facts),
+            "packages": [list(package) for package in manifest.packages],
+            "disk": disk.stat().st_size if disk else 0,
+        }
+        for verb in recipe.outputs:
+            told = functools.partial(progress, verb.title())
+            told(None)
+            stage = Stage(directory, disk, tree, told, known, made, stop)
+            try:
+                verb.make(stage)
+            except SfvmError as error:
+                error.place = error.place or verb.place
+                raise
+        progress("checksums", None)
+        artifacts = {path.name: _describe(path) for path in sorted(directory.iterdir())}
+        content = _manifest(name, manifest, recipe, artifacts)
+        (directory / "manifest.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        listed = {**artifacts, "manifest.json": _describe(directory / "manifest.json")}
+        sums = "".join(f"{entry['sha256']}  {file}\n" for file, entry in listed.items())
+        (directory / "SHA256SUMS").write_text(sums, encoding="utf-8")
+        for path in (*directory.iterdir(), directory):
+            sync(path)
+        stop.check()
+        replace(directory, target, work)
+        self.made(target)
+        self.listener(Bundled(name, recipe.format, str(target), tuple(artifacts), time.monotonic() - begun))
 
 
 def _manifest(name: str, manifest: Manifest, recipe: Recipe, artifacts: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from sfvm import qcow2
+from sfvm.cancellation import NEVER, Cancellation
 from sfvm.errors import BundleError, Place
 from sfvm.verbs import Verb
 
@@ -19,8 +20,9 @@ RESERVED = ("manifest.json", "SHA256SUMS")
 class Stage:
     """What the verbs of a format work with: the bundle's *directory*, and what was made of the node for it: the
     composed raw *disk* (for a format with a layout), the uncompressed tar *archive* (for one without). Both are shared
-    between formats: read them, or :meth:`keep` them. *progress* gets 0 to 1, and raises when the bundle is given up.
-    *facts* is what templates may say: the bundle's manifest without its artifacts. *made* are the artifacts so far."""
+    between formats: read them, or :meth:`keep` them. *progress* gets 0 to 1, and raises when the bundle is given up,
+    which *stop* says too. *facts* is what templates may say: the bundle's manifest without its artifacts. *made* are
+    the artifacts so far."""
 
     directory: Path
     disk: Path | None
@@ -28,6 +30,7 @@ class Stage:
     progress: Callable[[float], None]
     facts: Mapping[str, Any] = field(default_factory=dict)
     made: list[str] = field(default_factory=list)
+    stop: Cancellation = NEVER
 
     def new(self, name: str, place: Place) -> Path:
         """The path of the artifact *name*.
@@ -49,7 +52,9 @@ class Stage:
         os.link(source, target)
         if target.stat().st_nlink > 2:  # two bundles must not be one file
             target.unlink()
-            qcow2.qemu_img("convert", "-f", "raw", "-O", "raw", source, target, progress=self.progress)
+            qcow2.qemu_img(
+                "convert", "-f", "raw", "-O", "raw", source, target, progress=self.progress, stop=self.stop
+            )  # fmt: skip
 
 
 @runtime_checkable

@@ -145,6 +145,8 @@ class Plain:
             case events.Bundled(node=node, format=format_, seconds=seconds):
                 text = style(f"{node}: {format_}: bundled", stream=self.stream, fg="green")
                 return f"{text} {self._time(seconds)}"
+            case events.BundleFailed(node=node, format=format_):
+                return style(f"{node}: {format_}: failed", stream=self.stream, fg="red")
             case events.Notice(message=message, node=named):
                 return f"{named}: {message}" if named else f"note: {message}"
         return None

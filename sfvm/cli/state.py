@@ -33,7 +33,7 @@ class NodeState:
 
 @dataclass
 class BundleState:
-    """A bundle being made, or made when *seconds* is set."""
+    """A bundle being made, or made when *seconds* is set, or *failed*."""
 
     node: str
     format: str
@@ -41,6 +41,7 @@ class BundleState:
     fraction: float | None = None
     began: float = 0.0
     seconds: float | None = None
+    failed: bool = False
 
 
 @dataclass
@@ -103,6 +104,9 @@ class BuildState:
             case events.Bundled():
                 bundle = self.bundles.setdefault((event.node, event.format), BundleState(event.node, event.format))
                 bundle.seconds = event.seconds
+            case events.BundleFailed():
+                bundle = self.bundles.setdefault((event.node, event.format), BundleState(event.node, event.format))
+                bundle.failed = bundle.seconds is None
 
     def remaining(self, now: float) -> float | None:
         """The expected seconds of all that is left, as if done one after the other; None when history is missing."""

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfvm.build.scheduler import Job, Schedule, jobs
+from sfvm.build.scheduler import Job, Schedule, limit
 from sfvm.config import Settings
 
 
@@ -189,5 +189,5 @@ def test_ctrl_c_comes_out_after_every_worker_is_gone():
 
 
 @pytest.mark.parametrize(("asked", "memory", "expected"), [(3, 1024, 3), (None, 1 << 30, 1)])
-def test_jobs(tmp_path, asked, memory, expected):
-    assert jobs(Settings(repository=tmp_path, cache=tmp_path, jobs=asked, memory=memory)) == expected
+def test_limit(tmp_path, asked, memory, expected):
+    assert limit(Settings(repository=tmp_path, cache=tmp_path, jobs=asked, memory=memory)) == expected
