@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 import shutil
@@ -169,7 +168,8 @@ class Bundler:
         directory = work / target.name
         directory.mkdir()
         made: list[str] = []
-        known = {
+        digests: dict[tuple[str, str], str] = {}
+        facts = {
             "name": name,
             "key": manifest.key,
             "settings": dict(recipe.settings),
@@ -180,18 +180,20 @@ class Bundler:
         for verb in recipe.outputs:
             told = functools.partial(progress, verb.title())
             told(None)
-            stage = Stage(directory, disk, tree, told, known, made, stop)
+            stage = Stage(directory, disk, tree, told, facts, made, digests, stop)
             try:
                 verb.make(stage)
             except SfvmError as error:
                 error.place = error.place or verb.place
                 raise
         progress("checksums", None)
-        artifacts = {path.name: _describe(path) for path in sorted(directory.iterdir())}
-        content = _manifest(name, manifest, recipe, artifacts)
-        (directory / "manifest.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        listed = {**artifacts, "manifest.json": _describe(directory / "manifest.json")}
-        sums = "".join(f"{entry['sha256']}  {file}\n" for file, entry in listed.items())
+        stage = Stage(directory, disk, tree, functools.partial(progress, "checksums"), facts, made, digests, stop)
+        artifacts = {
+            file: {"size": (directory / file).stat().st_size, "sha256": stage.digest(file)} for file in sorted(made)
+        }
+        content = json.dumps(_manifest(name, manifest, recipe, artifacts), indent=1, sort_keys=True) + "\n"
+        (directory / "manifest.json").write_text(content, encoding="utf-8")
+        sums = "".join(f"{stage.digest(file)}  {file}\n" for file in (*artifacts, "manifest.json"))
         (directory / "SHA256SUMS").write_text(sums, encoding="utf-8")
         for path in (*directory.iterdir(), directory):
             sync(path)
@@ -214,11 +216,6 @@ def _manifest(name: str, manifest: Manifest, recipe: Recipe, artifacts: Mapping[
         "steps": [step.title for step in manifest.steps],
         "provenance": {**manifest.provenance, "bundled-by": f"sfvm {__version__}", "built": manifest.created},
     }
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _require_ours(target: Path) -> None:
