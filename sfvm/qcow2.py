@@ -192,6 +192,7 @@ def qemu_img(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "LC_ALL": "C"},
+        process_group=0,  # Ctrl-C is for us to handle
     )
     with process:
         try:

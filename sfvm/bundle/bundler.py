@@ -87,6 +87,7 @@ class Bundler:
             with self.repository.lease([key]):
                 self._group(name, self.repository.manifest(key), layout, recipes, stop)
         except SfvmError as error:
+            stop.check()
             error.node = error.node or name
             for recipe in recipes:
                 self.listener(BundleFailed(name, recipe.format, error.render()))

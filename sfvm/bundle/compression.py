@@ -56,7 +56,7 @@ def _xz(sink: Sink) -> Iterator[Sink]:
     threads = max(2, min(os.cpu_count() or 1, 8))  # each takes about 160 MiB
     command = [program, "-6", f"-T{threads}", f"--block-size={XZ_BLOCK}", "--quiet", "--stdout"]
     errors: list[OSError] = []
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0) as process:
         source, target = process.stdout, process.stdin
         assert source is not None and target is not None
 

@@ -298,7 +298,10 @@ class Repository:
             parent = self.manifest(manifest.parent) if manifest.parent else None
             if parent is not None and manifest.parent_origin not in (None, parent.origin):
                 raise RepositoryError(
-                    "it was built on other bytes of its parent than are here", node=manifest.name, why=parent.summary
+                    "it was built on other bytes of its parent than are here",
+                    node=manifest.name,
+                    why=f"{parent.summary} was put there meanwhile",
+                    hint="run the same command again",
                 )
             complete = replace(manifest, origin=origin, parent_origin=parent.origin if parent else None)
             header = qcow2.header(sealed)

@@ -83,13 +83,17 @@ def test_killed_nothing_that_was_done_is_done_again(project, gate):
     assert resumed(project) == {"trunk": 3, "left": 2, "leaf": 1}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_interrupted_it_ends_at_once_and_resumes(project, gate, number):
     running = while_trunk_is_sealed(project, gate)
-    os.kill(running.process.pid, number)  # sfvm alone: it must end its processes itself
+    if number == signal.SIGINT:
+        running.interrupt()
+    else:
+        os.kill(running.process.pid, number)  # sfvm alone: it must end its processes itself
     done = running.end(60)
     project.check(done)
     assert done.status == 128 + number
+    assert done.all("NodeFailed") == []  # what was interrupted has not failed
     assert project.leftovers() == []
     assert resumed(project) == {"trunk": 3, "left": 2, "leaf": 1}
 
