@@ -92,7 +92,8 @@ class Schedule:
             if threads:
                 self.stop.cancel()
                 for thread in threads.values():
-                    thread.join()
+                    if thread.ident is not None:  # interrupted before it began
+                        thread.join()
 
     def _ready(self, room: int) -> Iterable[Job]:
         if self.stop.asked():

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from sfvm.bundle.finish import archive, finish
 from sfvm.bundle.format import FormatRequest, Recipe, expand
 from sfvm.bundle.layout import Layout
 from sfvm.bundle.stage import Stage
-from sfvm.bundle.workspace import replace, workspace
+from sfvm.bundle.workspace import put, workspace
 from sfvm.cancellation import Cancellation, Cancelled
 from sfvm.config import Settings
 from sfvm.errors import BundleError, SfvmError
@@ -72,104 +72,102 @@ class Bundler:
         groups: dict[Layout | None, list[Recipe]] = {}
         for wanted in requests:
             recipe = expand(wanted, name, facts)
-            _require_ours(self._target(name, recipe))
+            _require_ours(self.target(name, recipe))
             groups.setdefault(recipe.layout, []).append(recipe)
-        return tuple(
-            Job(name, key, functools.partial(self._run, name, key, layout, recipes))
-            for layout, recipes in groups.items()
-        )
+        todo = [_Group(self, name, key, layout, tuple(recipes)) for layout, recipes in groups.items()]
+        return tuple(Job(name, key, group.run) for group in todo)
 
-    def _target(self, name: str, recipe: Recipe) -> Path:
+    def target(self, name: str, recipe: Recipe) -> Path:
         return self.output / f"{name}-{recipe.format}"
 
-    def _run(self, name: str, key: str, layout: Layout | None, recipes: Sequence[Recipe], stop: Cancellation) -> None:
+
+@dataclass(frozen=True)
+class _Group:
+    """The formats of a node that share a layout; *complete* are the names of those that are made."""
+
+    bundler: Bundler
+    name: str
+    key: str
+    layout: Layout | None
+    recipes: tuple[Recipe, ...]
+    complete: set[str] = field(default_factory=set)
+
+    def run(self, stop: Cancellation) -> None:
         try:
-            with self.repository.lease([key]):
-                self._group(name, self.repository.manifest(key), layout, recipes, stop)
+            with self.bundler.repository.lease([self.key]):
+                self._run(self.bundler.repository.manifest(self.key), stop)
         except SfvmError as error:
             stop.check()
-            error.node = error.node or name
-            for recipe in recipes:
-                self.listener(BundleFailed(name, recipe.format, error.render()))
+            error.node = error.node or self.name
+            for recipe in self.recipes:
+                if recipe.format not in self.complete:
+                    self.bundler.listener(BundleFailed(self.name, recipe.format, error.render()))
             raise
 
-    def _group(
-        self, name: str, manifest: Manifest, layout: Layout | None, recipes: Sequence[Recipe], stop: Cancellation
-    ) -> None:
-        """The formats that share a layout."""
+    def _phase(self, text: str, fraction: float | None = None) -> None:
+        for recipe in self.recipes:
+            self.bundler.listener(Bundling(self.name, recipe.format, text, fraction))
 
-        def phase(text: str, fraction: float | None = None) -> None:
-            for recipe in recipes:
-                self.listener(Bundling(name, recipe.format, text, fraction))
-
+    def _run(self, manifest: Manifest, stop: Cancellation) -> None:
         begun = time.monotonic()
-        self.output.mkdir(parents=True, exist_ok=True)
-        content = sum(path.stat().st_size for path in self.repository.files(manifest.key))
-        _require_room(self.output, content * (1 + len(recipes)) + ROOM)
-        with workspace(self.output) as work:
+        bundler, name = self.bundler, self.name
+        bundler.output.mkdir(parents=True, exist_ok=True)
+        content = sum(path.stat().st_size for path in bundler.repository.files(self.key))
+        _require_room(bundler.output, content * (1 + len(self.recipes)) + ROOM)
+        with workspace(bundler.output) as work:
             disk = tree = None
-            if layout is not None:
-                phase("finishing")
-                finished = finish(name, manifest, layout, work, self.repository, self.settings, self.listener, stop)
+            machine = (bundler.repository, bundler.settings, bundler.listener, stop)
+            if self.layout is not None:
+                self._phase("finishing")
+                finished = finish(name, manifest, self.layout, work, *machine)
                 disk = work / "disk.raw"
-                composing = functools.partial(phase, "composing the disk")
+                progress = functools.partial(self._phase, "composing the disk")
+                progress()
                 architecture = manifest.facts.get("architecture", "x86_64")
-                compose(finished, layout, manifest.disk, architecture, disk, composing, stop)
+                compose(finished, self.layout, manifest.disk, architecture, disk, progress, stop)
                 finished.filesystem.unlink()
             else:
-                phase("archiving")
-                tree = archive(name, manifest, work, self.repository, self.settings, self.listener, stop)
-            self._formats(name, manifest, recipes, disk, tree, work, begun, stop)
+                self._phase("archiving")
+                tree = archive(name, manifest, work, *machine)
+            self._formats(functools.partial(self._make, manifest, disk, tree, work, begun), stop)
 
-    def _formats(
-        self,
-        name: str,
-        manifest: Manifest,
-        recipes: Sequence[Recipe],
-        disk: Path | None,
-        tree: Path | None,
-        work: Path,
-        begun: float,
-        stop: Cancellation,
-    ) -> None:
+    def _formats(self, make: Callable[[Recipe, Cancellation], None], stop: Cancellation) -> None:
         """All of them at once; one that fails ends the others."""
         together = Cancellation()
 
-        def make(recipe: Recipe) -> Exception | None:
+        def attempt(recipe: Recipe) -> Exception | None:
             try:
-                self._make(name, manifest, recipe, disk, tree, work, begun, together)
+                make(recipe, together)
             except Exception as error:  # raised below, when nothing runs any more
                 together.cancel()
                 return error
             return None
 
         with stop.killing(together.cancel), ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            errors = [error for error in pool.map(make, recipes) if error is not None]
+            errors = [error for error in pool.map(attempt, self.recipes) if error is not None]
             for error in sorted(errors, key=lambda error: isinstance(error, Cancelled)):
                 raise error
 
     def _make(
         self,
-        name: str,
         manifest: Manifest,
-        recipe: Recipe,
         disk: Path | None,
         tree: Path | None,
         work: Path,
         begun: float,
+        recipe: Recipe,
         stop: Cancellation,
     ) -> None:
         """One bundle directory, in *work* until it is complete."""
+        name, listener = self.name, self.bundler.listener
 
         def progress(phase: str, fraction: float | None) -> None:
             stop.check()
-            self.listener(Bundling(name, recipe.format, phase, fraction))
+            listener(Bundling(name, recipe.format, phase, fraction))
 
-        target = self._target(name, recipe)
+        target = self.bundler.target(name, recipe)
         directory = work / target.name
         directory.mkdir()
-        made: list[str] = []
-        digests: dict[tuple[str, str], str] = {}
         facts = {
             "name": name,
             "key": manifest.key,
@@ -178,19 +176,18 @@ class Bundler:
             "packages": [list(package) for package in manifest.packages],
             "disk": disk.stat().st_size if disk else 0,
         }
+        stage = Stage(directory, disk, tree, functools.partial(progress, "checksums"), facts, stop=stop)
         for verb in recipe.outputs:
-            told = functools.partial(progress, verb.title())
-            told(None)
-            stage = Stage(directory, disk, tree, told, facts, made, digests, stop)
+            progress(verb.title(), None)
             try:
-                verb.make(stage)
+                verb.make(replace(stage, progress=functools.partial(progress, verb.title())))
             except SfvmError as error:
                 error.place = error.place or verb.place
                 raise
         progress("checksums", None)
-        stage = Stage(directory, disk, tree, functools.partial(progress, "checksums"), facts, made, digests, stop)
         artifacts = {
-            file: {"size": (directory / file).stat().st_size, "sha256": stage.digest(file)} for file in sorted(made)
+            path.name: {"size": path.stat().st_size, "sha256": stage.digest(path.name)}
+            for path in sorted(directory.iterdir())
         }
         content = json.dumps(_manifest(name, manifest, recipe, artifacts), indent=1, sort_keys=True) + "\n"
         (directory / "manifest.json").write_text(content, encoding="utf-8")
@@ -199,9 +196,10 @@ class Bundler:
         for path in (*directory.iterdir(), directory):
             sync(path)
         stop.check()
-        replace(directory, target, work)
-        self.made(target)
-        self.listener(Bundled(name, recipe.format, str(target), tuple(artifacts), time.monotonic() - begun))
+        put(directory, target, work)
+        self.complete.add(recipe.format)
+        self.bundler.made(target)
+        listener(Bundled(name, recipe.format, str(target), tuple(artifacts), time.monotonic() - begun))
 
 
 def _manifest(name: str, manifest: Manifest, recipe: Recipe, artifacts: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Bundles are made while other nodes are still built, and what a failure leaves of both."""
 
 import os
+import shutil
 import signal
 
 import pytest
@@ -74,6 +75,24 @@ def test_a_bundle_that_cannot_be_made_stops_the_build(project):
     assert project.leftovers() == []
 
 
+def test_a_format_that_fails_leaves_its_siblings_out_and_is_told_once(project):
+    """Both share a layout; the one that is complete before the other fails stays."""
+    (project.home / "formats").mkdir()
+    for name, template in (("good", "{{ name }}"), ("bad", "{{ nothing }}")):
+        (project.home / "formats" / f"{name}.j2").write_text(template)
+        (project.home / "formats" / f"{name}.xml").write_text(
+            f'<format xmlns="urn:sfvm:1" name="{name}" produces="img">'
+            '<layout table="gpt"><root/><boot loader="none"/></layout>'
+            f'<template from="{name}.j2" as="{name}.txt"/></format>'
+        )
+    done = project.sfvm("bundle", "busybox", "good", "bad", "--output", "out", status=1)
+    assert "cannot be filled in" in done.stderr
+    assert "bad" in [event["format"] for event in done.all("BundleFailed")]
+    assert len(done.all("BundleFailed")) + len(done.all("Bundled")) == 2
+    assert bundles(project) == [f"busybox-{event['format']}" for event in done.all("Bundled")]
+    assert done.stdout.split() == [f"out/{name}" for name in bundles(project)]
+
+
 def test_what_is_in_the_way_is_told_before_anything_is_built(project):
     (project.home / "out" / "trunk-raw").mkdir(parents=True)
     done = project.sfvm("build", "trunk", *BUNDLE, status=1)
@@ -81,13 +100,21 @@ def test_what_is_in_the_way_is_told_before_anything_is_built(project):
     assert done.all("NodeStarted") == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_an_interrupted_bundle_leaves_nothing(project, number):
-    running = project.start("bundle", "busybox", "qcow2", "tar", *BUNDLE[2:])
-    running.until("Bundling", format="qcow2", phase="finishing")
-    os.kill(running.process.pid, number)
+    """The disk is being composed, by a qemu-img that does not end by itself."""
+    program = project.home / "bin" / "qemu-img"
+    program.parent.mkdir()
+    endless = 'case " $* " in *" --target-is-zero "*) exec sleep 1000;; esac'
+    program.write_text(f'#!/bin/sh\n{endless}\nexec {shutil.which("qemu-img")} "$@"\n')
+    program.chmod(0o755)
+    path = {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+    running = project.start("bundle", "busybox", "qcow2", "raw", *BUNDLE[2:], environment=path)
+    running.until("Bundling", format="qcow2", phase="composing the disk")
+    running.interrupt() if number == signal.SIGINT else os.kill(running.process.pid, number)
     done = running.end(60)
     project.check(done)
     assert done.status == 128 + number
+    assert done.all("BundleFailed") == []
     assert bundles(project) == []
     assert project.leftovers() == []
