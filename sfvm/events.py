@@ -75,7 +75,8 @@ class ApplianceStarted(Event):
 
 @dataclass(frozen=True)
 class NodeStarted(Event):
-    """A node's first step to do is number *first* (from 1) of *steps*; above 1 when the build resumes."""
+    """A node's first step to do is number *first* (from 1) of *steps*; above 1 when the build resumes, above *steps*
+    when nothing is left but to seal it."""
 
     node: str
     key: str
@@ -168,6 +169,15 @@ class Bundled(Event):
     directory: str
     artifacts: tuple[str, ...]
     seconds: float
+
+
+@dataclass(frozen=True)
+class BundleFailed(Event):
+    """A bundle cannot be made; *message* is the rendered error."""
+
+    node: str
+    format: str
+    message: str
 
 
 @dataclass(frozen=True)

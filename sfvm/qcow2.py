@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import time
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sfvm.cancellation import NEVER, Cancellation
 from sfvm.errors import SfvmError
 
 MAGIC = b"QFI\xfb"
@@ -154,50 +156,67 @@ def require_standalone(path: Path) -> Header:
     return found
 
 
-def digest(path: Path) -> str:
-    """The SHA-256 of the file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def digest(path: Path, *, stop: Cancellation = NEVER) -> str:
+    """The SHA-256 of the file's bytes, in hexadecimal.
+
+    :raises Cancelled: *stop* asks for it
+    """
+    found, buffer = hashlib.sha256(), memoryview(bytearray(1 << 20))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            stop.check()
+            found.update(buffer[:count])
+    return found.hexdigest()
 
 
-def qemu_img(*arguments: str | Path, progress: Callable[[float], None] | None = None) -> str:
+def qemu_img(
+    *arguments: str | Path, progress: Callable[[float], None] | None = None, stop: Cancellation = NEVER
+) -> str:
     """Run ``qemu-img`` and return what it prints. With *progress* (called with 0 to 1) it runs with ``-p``.
 
-    It is killed when this is interrupted.
+    It is killed when *stop* asks for it, when this is interrupted, and when this process dies.
 
     :raises SfvmError: it is missing or fails
+    :raises Cancelled: *stop* asks for it
     """
-    command = ["qemu-img", str(arguments[0]), *(["-p"] if progress else []), *(str(a) for a in arguments[1:])]
-    try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "LC_ALL": "C"},
-        )
-    except (FileNotFoundError, PermissionError) as error:
-        raise SfvmError(
-            "qemu-img cannot be run",
-            why=error.strerror,
-            hint="install it: qemu-utils (Debian), qemu-img (Fedora)",
-        ) from None
+    program = shutil.which("qemu-img")
+    if program is None:
+        raise SfvmError("qemu-img cannot be run", hint="install it: qemu-utils (Debian), qemu-img (Fedora)")
+    command = [program, str(arguments[0]), *(["-p"] if progress else []), *(str(a) for a in arguments[1:])]
+    # One that outlived us would hold its locks on files that the next build wants to change.
+    if bound := shutil.which("setpriv"):
+        command = [bound, "--pdeathsig", "KILL", *command]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "LC_ALL": "C"},
+        process_group=0,  # Ctrl-C is for us to handle
+    )
     with process:
         try:
-            if progress is not None:
-                assert process.stdout is not None
-                while chunk := os.read(process.stdout.fileno(), 4096):
-                    if fractions := _PROGRESS.findall(chunk):
-                        progress(float(fractions[-1]) / 100)
-            output, errors = process.communicate()
+            with stop.killing(process.kill):
+                output, errors = _communicate(process, progress)
         except BaseException:
             process.kill()
             raise
+    stop.check()
     if process.returncode != 0:
         lines = errors.decode(errors="replace").strip().splitlines()
         why = (lines[-1] if lines else f"exit status {process.returncode}").removeprefix("qemu-img: ")
         raise SfvmError(f"qemu-img {arguments[0]} failed", why=why, detail=lines[:-1])
     return output.decode(errors="replace")
+
+
+def _communicate(process: subprocess.Popen[bytes], progress: Callable[[float], None] | None) -> tuple[bytes, bytes]:
+    """What it writes to stdout and stderr."""
+    if progress is not None:
+        assert process.stdout is not None
+        while chunk := os.read(process.stdout.fileno(), 4096):
+            if fractions := _PROGRESS.findall(chunk):
+                progress(float(fractions[-1]) / 100)
+    return process.communicate()
 
 
 def create(path: Path, *, size: int | None = None, backing: Path | None = None) -> None:
@@ -210,14 +229,22 @@ def create(path: Path, *, size: int | None = None, backing: Path | None = None) 
 
 
 def convert(
-    source: Path, target: Path, *, compress: bool = False, progress: Callable[[float], None] | None = None
+    source: Path,
+    target: Path,
+    *,
+    compress: bool = False,
+    progress: Callable[[float], None] | None = None,
+    stop: Cancellation = NEVER,
 ) -> None:
     """Write the content of *source*, all of its chain, into the standalone qcow2 file *target*.
 
     :raises SfvmError: qemu-img fails
+    :raises Cancelled: *stop* asks for it
     """
     packed = ["-c", "-o", "compression_type=zstd"] if compress else []
-    qemu_img("convert", "-U", "-W", "-f", "qcow2", "-O", "qcow2", *packed, source, target, progress=progress)
+    qemu_img(
+        "convert", "-U", "-W", "-f", "qcow2", "-O", "qcow2", *packed, source, target, progress=progress, stop=stop
+    )  # fmt: skip
 
 
 def rebase(path: Path, backing: Path, *, name: str | None = None) -> None:
@@ -251,7 +278,9 @@ def check(path: Path) -> None:
     qemu_img("check", "-q", "-U", "json:" + json.dumps(alone))
 
 
-def seal(tip: Path, first_backing: Path | None, parent: Path | None, target: Path) -> None:
+def seal(
+    tip: Path, first_backing: Path | None, parent: Path | None, target: Path, *, stop: Cancellation = NEVER
+) -> None:
     """Write the content of *tip* into *target*: one compact overlay over *parent* (None: a standalone image).
 
     *first_backing* is the file in *tip*'s chain that has *parent*'s content (often *parent* itself). Neither is
@@ -263,15 +292,16 @@ def seal(tip: Path, first_backing: Path | None, parent: Path | None, target: Pat
     ``detect-zeroes=unmap`` trimmed clusters become zero clusters that take no room.
 
     :raises SfvmError: qemu-img fails; *target* is removed
+    :raises Cancelled: *stop* asks for it; *target* is removed
     """
     try:
         if parent is None or first_backing is None:
-            convert(tip, target)
+            convert(tip, target, stop=stop)
             return
         create(target, backing=tip)
         rebased = f"driver=qcow2,discard=unmap,detect-zeroes=unmap,file.driver=file,file.filename={_option(target)}"
         below = str(first_backing.absolute())
-        qemu_img("rebase", "--image-opts", "-t", "unsafe", "-b", below, "-F", "qcow2", rebased)
+        qemu_img("rebase", "--image-opts", "-t", "unsafe", "-b", below, "-F", "qcow2", rebased, stop=stop)
         rebase(target, parent, name=parent.name)
     except BaseException:
         target.unlink(missing_ok=True)

@@ -1,15 +1,20 @@
 """Headers are parsed without opening anything; sealing keeps the content and drops the chain."""
 
+import os
 import random
 import struct
 import subprocess
+import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sfvm import qcow2
+from sfvm.cancellation import Cancellation, Cancelled
 from sfvm.errors import SfvmError
 
 MIB = 1 << 20
@@ -157,6 +162,61 @@ def test_missing_qemu_img(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SfvmError, match="cannot be run"):
         qcow2.create(tmp_path / "a.qcow2", size=MIB)
+
+
+@pytest.fixture
+def endless(tmp_path, monkeypatch):
+    """A qemu-img that never ends by itself; the file that has its process ID once it runs."""
+    told, program = tmp_path / "pid", tmp_path / "bin" / "qemu-img"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho $$ >{told}.new; mv {told}.new {told}; exec sleep 1000\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    return told
+
+
+def until(condition):
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert condition()
+
+
+def runs(pid):
+    try:
+        return b") Z " not in Path(f"/proc/{pid}/stat").read_bytes()
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("progress", [None, lambda fraction: None], ids=["silent", "progress"])
+def test_it_is_killed_when_the_work_is_cancelled(tmp_path, endless, progress):
+    stop, ended = Cancellation(), []
+
+    def work():
+        try:
+            qcow2.convert(tmp_path / "a", tmp_path / "b", progress=progress, stop=stop)
+        except Cancelled:
+            ended.append(True)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    until(endless.exists)
+    stop.cancel()
+    worker.join(60)
+    assert ended == [True]
+    assert not runs(int(endless.read_text()))
+
+
+def test_it_dies_with_a_killed_process(tmp_path, endless):
+    script = "from sfvm import qcow2; qcow2.qemu_img('info', 'x')"
+    process = subprocess.Popen([sys.executable, "-c", script])
+    until(endless.exists)
+    pid = int(endless.read_text())
+    assert runs(pid)
+    process.kill()
+    process.wait()
+    until(lambda: not runs(pid))
 
 
 def test_progress_reaches_the_end(tmp_path):

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from sfvm.build.scheduler import Chain, Schedule, jobs
+from sfvm.build.scheduler import Job, Schedule, limit, raise_first
+from sfvm.cancellation import Cancellation
 from sfvm.config import Settings
 from sfvm.errors import RepositoryError, SfvmError, StepError, UsageError
-from sfvm.events import Listener, NodeFailed, Notice, Planned, phase
+from sfvm.events import Listener, NodeFailed, Planned, phase
 from sfvm.repository import Repository
 from sfvm.tree import Node, Plan
 
 if TYPE_CHECKING:
     from sfvm.appliance.machine import Appliance
+    from sfvm.build.chain import Chain
 
 Visitor = Callable[[Node, "Appliance", StepError], None]
 ON_ERROR = ("stop", "shell", "keep-going")
@@ -30,14 +32,17 @@ def build(
     *,
     on_error: str = "stop",
     shell: Visitor | None = None,
+    also: Sequence[Job] = (),
 ) -> None:
     """Build every node of *plan* that is not in the repository.
 
     *on_error* says what a failing step does: ``stop`` the build, open a ``shell`` (by calling *shell* while the
     appliance still runs) and stop, or ``keep-going`` with the nodes that do not depend on it. Safe to be killed at any
-    instant: a later build resumes at the last checkpoint.
+    instant: a later build resumes at the last checkpoint. *also* are jobs that use nodes of the plan: each begins as
+    soon as its node is sealed, and counts as an appliance like the chains; their errors are errors of the build.
 
     :raises StepError: the first step that failed
+    :raises BaseException: what a job of *also* has raised first
     :raises SfvmError: the repository is full, the appliance cannot be started, …
     """
     if on_error not in ON_ERROR:
@@ -63,11 +68,13 @@ def build(
                 repository.point(entry.node.name, entry.node.key)
         if plan.chains:
             repository.require_space(ROOM + (plan.bytes or 0), "the build")
-            _run(plan.chains, repository, settings, listener, on_error=on_error, shell=shell)
+        if plan.chains or also:
+            _run(plan.chains, also, repository, settings, listener, on_error=on_error, shell=shell)
 
 
 def _run(
-    chains: tuple[Chain, ...],
+    chains: Sequence[Chain],
+    also: Sequence[Job],
     repository: Repository,
     settings: Settings,
     listener: Listener,
@@ -79,12 +86,13 @@ def _run(
     from sfvm.build.chain import ChainBuilder
 
     with phase(listener, "", "appliance image"):
-        image = appliance_image.ensure(settings.cache, listener)
-    schedule = Schedule(chains, jobs(settings), keep_going=on_error == "keep-going")
-    running: set[ChainBuilder] = set()
-    guard = threading.Lock()
+        image = appliance_image.ensure(settings.cache, listener)  # once, before several look for it
 
-    def work(chain: Chain) -> None:
+    def job(chain: Chain) -> Job:
+        first = chain[0]
+        return Job(first.name, first.parent.key if first.parent else None, functools.partial(work, chain))
+
+    def work(chain: Chain, stop: Cancellation) -> None:
         builder = ChainBuilder(
             chain,
             repository,
@@ -92,27 +100,17 @@ def _run(
             settings,
             listener,
             sealed=schedule.sealed,
-            cancelled=schedule.cancelled.is_set,
+            stop=stop,
             shell=shell if on_error == "shell" else None,
         )
-        with guard:
-            running.add(builder)
         try:
             builder.run()
         except SfvmError as error:
             listener(NodeFailed(error.node or chain[0].name, error.render()))
             raise
-        finally:
-            with guard:
-                running.discard(builder)
 
-    def cancel() -> None:
-        with guard:
-            for builder in running:
-                builder.kill()
-
-    errors = schedule.run(work, cancel)
-    for error in errors[1:]:
-        listener(Notice(str(error)))
-    if errors:
-        raise errors[0]
+    missing = [node.key for chain in chains for node in chain]
+    # What uses a node comes before chains that could begin, too: it was sealed just now, and is in memory.
+    todo = [*also, *(job(chain) for chain in chains)]
+    schedule = Schedule(todo, limit(settings), missing, keep_going=on_error == "keep-going")
+    raise_first(schedule.run(), listener)

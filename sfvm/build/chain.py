@@ -5,17 +5,20 @@ While the appliance runs, its first drive is a growing chain of overlays::
     parent's sealed overlay ◀ 0000 (base) ◀ 0001 (after step 1) ◀ … ◀ tip
 
 Every frozen file is a checkpoint in the node's work directory. Sealing merges them into one overlay over the parent's
-sealed one without touching them, so the appliance goes on with the next node on top. The work directories of a chain
-stay until its appliance is closed, because the files in them back the running drive.
+sealed one without touching them, so the appliance goes on with the next node on top while that is done. The work
+directories of a chain stay until its appliance is closed, because the files in them back the running drive.
 """
 
 from __future__ import annotations
 
 import functools
+import secrets
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sfvm import __version__, qcow2
 from sfvm.appliance.image import Image
@@ -24,14 +27,14 @@ from sfvm.appliance.machine import Appliance, Drive, Shape
 from sfvm.appliance.profile import baseline
 from sfvm.build.failure import describe
 from sfvm.build.log import NodeLog
-from sfvm.build.scheduler import Cancelled, Chain
+from sfvm.build.sealing import Finished, Sealer
+from sfvm.cancellation import Cancellation
 from sfvm.config import Settings
 from sfvm.errors import SfvmError, StepError
-from sfvm.events import ApplianceStarted, Listener, NodeSealed, NodeStarted, StepFinished, StepStarted, Waiting, phase
+from sfvm.events import ApplianceStarted, Listener, NodeStarted, StepFinished, StepStarted, Waiting, phase
 from sfvm.guest import CommandFailed
-from sfvm.repository import Manifest, Repository, StepRecord, Work
+from sfvm.repository import Repository, Work
 from sfvm.spec.model import Disk
-from sfvm.spec.render import to_xml
 from sfvm.tree import Node
 from sfvm.verbs import Base, Step
 
@@ -39,18 +42,21 @@ MAX_FILES = 100
 """So many overlays may pile up on a running drive; then a node's further steps get no checkpoints, and the next node
 begins in a new appliance. libvirt refuses chains of more than 200 files, and reads cost time for each."""
 
+Chain = tuple[Node, ...]
+
 Shell = Callable[[Node, Appliance, StepError], None]
 """What is called when a step failed and the user wants to look: it blocks until the user is done."""
 
 
 @dataclass
 class Running:
-    """The appliance of a chain and what its first drive is made of: the file it writes to, and how many overlays lie
-    over the sealed one."""
+    """The appliance of a chain and what its first drive is made of: the file it writes to, how many overlays lie over
+    the sealed one, and which build of the node before it is (its manifest's *origin*)."""
 
     appliance: Appliance
     tip: Path
     files: int
+    origin: str | None = None
 
 
 class ChainBuilder:
@@ -65,7 +71,7 @@ class ChainBuilder:
         listener: Listener,
         *,
         sealed: Callable[[str], None],
-        cancelled: Callable[[], bool],
+        stop: Cancellation,
         shell: Shell | None = None,
     ) -> None:
         self.chain = chain
@@ -74,11 +80,11 @@ class ChainBuilder:
         self.settings = settings
         self.listener = listener
         self.sealed = sealed
-        self.cancelled = cancelled
+        self.stop = stop
         self.shell = shell
         self.running: Running | None = None
         self.log: NodeLog | None = None
-        self.finished: list[Work] = []
+        self.sealer = Sealer(repository, listener, stop, sealed=sealed, failed=self.kill)
 
     def run(self) -> None:
         """Build every node that is still missing.
@@ -87,72 +93,89 @@ class ChainBuilder:
         :raises SfvmError: anything else that the user can act on
         :raises Cancelled: the build was stopped from outside
         """
+        node = self.chain[0]
         try:
-            for position, node in enumerate(self.chain):
-                self._check()
-                with self.repository.lock(node.key, functools.partial(self._waiting, node), self.cancelled):
-                    if self.repository.built(node.key):  # by another process, meanwhile
-                        self._stop()
-                    else:
-                        self._build(node, last=position == len(self.chain) - 1)
-                    self.repository.point(node.name, node.key)
-                self.sealed(node.key)
-        except Exception as error:
-            if self.cancelled():  # the appliance was killed under us
-                raise Cancelled from None
-            if isinstance(error, SfvmError):
-                error.node = error.node or node.name
-            raise
+            with self.stop.killing(self.kill):
+                try:
+                    for node in self.chain:
+                        self._node(node, last=node is self.chain[-1])
+                    self.sealer.wait()
+                except Exception as error:
+                    if isinstance(error, SfvmError):
+                        error.node = error.node or node.name
+                    cause = self.sealer.settle()
+                    if cause is not None and cause is not error:
+                        raise cause from None  # it came first, and is why the appliance was killed
+                    raise
         finally:
             self._stop()
+            self.sealer.close()
 
     def kill(self) -> None:
         """Make whatever the appliance does end at once; called from another thread."""
-        if self.running is not None:
-            self.running.appliance.kill()
+        if (running := self.running) is not None:
+            running.appliance.kill()
 
     def _waiting(self, node: Node, holder: str) -> None:
         self.listener(Waiting(node.name, holder))
 
-    def _check(self) -> None:
-        if self.cancelled():
-            raise Cancelled
-
     def _stop(self) -> None:
-        """Close the appliance; only then may the work directories of sealed nodes go."""
+        """Close the appliance, and wait for what is being sealed; only then may the work of sealed nodes go."""
         if self.running is not None:
             self.running.appliance.close()
             self.running = None
-        for work in self.finished:
+        self.sealer.settle()
+        for work in self.sealer.published:
             work.discard()
-        self.finished.clear()
+        self.sealer.published.clear()
 
-    def _build(self, node: Node, *, last: bool) -> None:
+    def _node(self, node: Node, *, last: bool) -> None:
+        """Build *node*, or take it as it is. Its lock is held until it is published."""
+        self.stop.check()
+        with ExitStack() as lock:
+            lock.enter_context(self.repository.lock(node.key, functools.partial(self._waiting, node), self.stop.asked))
+            if self.repository.built(node.key):  # by another process, meanwhile
+                self._stop()
+                self.repository.point(node.name, node.key)
+                self.sealed(node.key)
+            else:
+                self.sealer.submit(self._build(node, last=last), lock.pop_all())
+
+    def _build(self, node: Node, *, last: bool) -> Finished:
         started = time.monotonic()
+        if self.running is not None and self.running.files >= MAX_FILES:
+            self._stop()
+        if self.running is None:
+            self.sealer.wait()  # a new appliance, or older work, stands on the published parent
         work = self.repository.work(node.key, node.name)
         done = self.repository.adopt(node.base_key, [step.key for step in node.steps], work)
-        if self.running is not None and (work.checkpoints or self.running.files >= MAX_FILES):
+        if self.running is not None and work.checkpoints:
             self._stop()
         with NodeLog(node.name, self.repository.log_path(node.key), self.listener) as self.log:
             self.log.heading(f"building {node.name} {node.key[:12]}" + (f", {done} steps are done" if done else ""))
             self.listener(NodeStarted(node.name, node.key, len(node.steps), done + 1))
+            if work.finished is not None:
+                parent = self.repository.backing(node.parent.key, stop=self.stop) if node.parent else None
+                return Finished(node, work, work.checkpoints[-1], parent, work.finished, recorded=True)
             history = self.repository.last(node.name) or {}
             expected = {step["title"]: step["seconds"] for step in history.get("steps", ())}
             below = self._begin(node, work)
             seconds = [0.0] * done
             for index, step in enumerate(node.definition.steps[done:], start=done + 1):
                 seconds.append(self._step(node, work, index, step, expected.get(step.title())))
-            self._seal(node, work, below, seconds, started, last=last)
+            return self._finish(node, work, below, seconds, started, last=last)
 
     def _begin(self, node: Node, work: Work) -> Path | None:
         """Bring the appliance to the state before the first step to do. Return the file below the node's first
         overlay on the running drive (None for a root)."""
-        parent = self.repository.backing(node.parent.key) if node.parent else None
+        size = self._root_disk(node).size
         if self.running is not None:
-            below = self.running.tip
-            work.begin(node.base_key, parent, node.parent.key if node.parent else None, self._root_disk(node).size)
+            assert node.parent is not None  # the node before, which may not be published yet
+            below, sealed = self.running.tip, self.repository.overlay(node.parent.key)
+            work.begin(node.base_key, sealed, node.parent.key, size, backing_origin=self.running.origin)
             self._checkpoint(work)
             return below
+        parent = self.repository.backing(node.parent.key, stop=self.stop) if node.parent else None
         resumed = work.last_good()
         overlay = work.next_overlay()
         if resumed is not None:
@@ -160,7 +183,7 @@ class ChainBuilder:
             self._launch(node, overlay, len(work.checkpoints))
             self._running.appliance.mount()
             return parent
-        work.begin(node.base_key, parent, node.parent.key if node.parent else None, self._root_disk(node).size)
+        work.begin(node.base_key, parent, node.parent.key if node.parent else None, size)
         if parent is not None:
             qcow2.create(overlay, backing=parent)
             self._launch(node, overlay, 1)
@@ -194,7 +217,7 @@ class ChainBuilder:
         self._freeze(work, None)
 
     def _step(self, node: Node, work: Work, index: int, step: Step, expected: float | None) -> float:
-        self._check()
+        self.stop.check()
         guest = self._running.appliance.guest
         seconds = self._do(node, work, index, step, expected, lambda: step.run(guest))
         if index < len(node.steps):  # the last one is sealed instead
@@ -215,7 +238,7 @@ class ChainBuilder:
         try:
             action()
         except (CommandFailed, SfvmError) as error:
-            self._check()
+            self.stop.check()
             failure = describe(error, node, index, verb, work.directory)
             if isinstance(error, CommandFailed):
                 if self.shell is not None:
@@ -243,20 +266,26 @@ class ChainBuilder:
         running.tip = overlay
         running.files += 1
 
-    def _seal(
+    def _finish(
         self, node: Node, work: Work, below: Path | None, seconds: list[float], started: float, *, last: bool
-    ) -> None:
-        """Put the node, as it is now on the running drive, into the repository."""
+    ) -> Finished:
+        """Freeze the node as it is now on the running drive."""
         running = self._running
         appliance = running.appliance
         with phase(self.listener, node.name, "trimming"):
             packages = appliance.guest.packages()
             appliance.trim()
-        provenance = {
-            "sfvm": __version__,
-            "accelerator": appliance.accelerator,
-            "connection": appliance.connection,
-            "appliance": self.image.digest,
+        running.origin = secrets.token_hex(32)
+        told: dict[str, Any] = {
+            "origin": running.origin,
+            "packages": [[package.name, package.version, package.architecture] for package in packages],
+            "seconds": seconds,
+            "provenance": {
+                "sfvm": __version__,
+                "accelerator": appliance.accelerator,
+                "connection": appliance.connection,
+                "appliance": self.image.digest,
+            },
         }
         tip = running.tip
         if last:
@@ -265,41 +294,10 @@ class ChainBuilder:
                 appliance.close()
         else:
             self._checkpoint(work)  # QEMU still holds parts of an open overlay in memory: freeze it
-        sealed = work.directory / "sealed.qcow2"
-        parent = self.repository.backing(node.parent.key) if node.parent else None
-        with phase(self.listener, node.name, "sealing"):
-            qcow2.seal(tip, below, parent, sealed)
-        with phase(self.listener, node.name, "hashing"):
-            digest = qcow2.digest(sealed)
-        definition = node.definition
-        manifest = Manifest(
-            key=node.key,
-            name=node.name,
-            parent=node.parent.key if node.parent else None,
-            parent_name=node.parent.name if node.parent else None,
-            inputs=node.inputs,
-            spec=to_xml(definition),
-            steps=tuple(
-                StepRecord(inputs.title, inputs.key, spent) for inputs, spent in zip(node.steps, seconds, strict=True)
-            ),
-            digest=digest,
-            size=sealed.stat().st_size,
-            disk=self._root_disk(node).size,
-            filesystem=self._root_disk(node).format,
-            facts=dict(definition.facts),
-            packages=tuple((p.name, p.version, p.architecture) for p in packages),
-            created=time.time(),
-            seconds=time.monotonic() - started,
-            provenance=provenance,
-            depth=node.depth,
-        )
-        with phase(self.listener, node.name, "publishing"):
-            self.repository.publish(node.key, sealed, manifest)
-        self.finished.append(work)
-        self.listener(NodeSealed(node.name, node.key, manifest.seconds, manifest.size))
+        return Finished(node, work, tip, below, {**told, "spent": time.monotonic() - started})
 
     def _launch(self, node: Node, overlay: Path, files: int) -> None:
-        self._check()
+        self.stop.check()
         begun = time.monotonic()
         shape = Shape(self.settings.memory, self.settings.cpus, baseline=baseline(node.definition.facts))
         appliance = launch(
@@ -312,6 +310,7 @@ class ChainBuilder:
             node=node.name,
         )
         self.running = Running(appliance, overlay, files)
+        self.stop.check()  # nobody could kill it before
         seconds = time.monotonic() - begun
         self.listener(
             ApplianceStarted(node.name, seconds, appliance.accelerator, appliance.connection, appliance.restored)

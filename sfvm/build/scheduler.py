@@ -1,7 +1,7 @@
-"""Runs chains of nodes in the order their parents allow, as many at once as the machine has room for.
+"""Runs jobs in the order that sealed nodes allow, as many at once as the machine has room for.
 
-Pure scheduling: what a chain does is the caller's function. A chain may start as soon as its first node's parent is
-sealed, even while the chain that sealed it goes on.
+Pure scheduling: what a job does is the caller's function. It may begin as soon as the node it waits for is sealed, even
+while the chain that sealed it goes on.
 """
 
 from __future__ import annotations
@@ -13,10 +13,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sfvm.cancellation import Cancellation, Cancelled
 from sfvm.config import Settings
-from sfvm.tree import Node
+from sfvm.events import Listener, Notice
 
-Chain = tuple[Node, ...]
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Something that takes an appliance: *run* is called in a thread of its own, once the node with the key *after* is
+    in the repository (None: it is there already). It gives up with :class:`Cancelled` when what it is given asks for
+    it. *name* is the node that it is about."""
+
+    name: str
+    after: str | None
+    run: Callable[[Cancellation], None]
 
 
 @dataclass(frozen=True)
@@ -26,82 +36,80 @@ class _Sealed:
 
 @dataclass(frozen=True)
 class _Ended:
-    chain: Chain
+    job: Job
     error: BaseException | None
 
 
-class Cancelled(Exception):
-    """A chain stopped because the build as a whole stops."""
-
-
 class Schedule:
-    """One run over *chains*. The worker function gets a chain and calls :meth:`sealed` after each of its nodes; it
-    looks at :attr:`cancelled` between steps and gives up with :class:`Cancelled` when it is set."""
+    """One run over *jobs*, at most *limit* at once; of those that may begin, the first. *missing* are the keys of the
+    nodes that the jobs will seal; whoever does calls :meth:`sealed`."""
 
-    def __init__(self, chains: Sequence[Chain], jobs: int, *, keep_going: bool = False) -> None:
-        self.waiting = list(chains)
-        self.jobs = jobs
+    def __init__(self, jobs: Sequence[Job], limit: int, missing: Iterable[str] = (), *, keep_going: bool = False):
+        self.waiting = list(jobs)
+        self.limit = limit
         self.keep_going = keep_going
-        self.cancelled = threading.Event()
+        self.stop = Cancellation()
         self._messages: queue.SimpleQueue[_Sealed | _Ended] = queue.SimpleQueue()
-        self._missing = {node.key for chain in chains for node in chain}
+        self._missing = set(missing)
 
     def sealed(self, key: str) -> None:
         """Tell that the node with *key* is in the repository."""
         self._messages.put(_Sealed(key))
 
-    def run(self, work: Callable[[Chain], None], on_cancel: Callable[[], None]) -> list[BaseException]:
-        """Do everything; return the errors in the order they happened (chains that depend on a failed node are left
-        out). When the main thread is interrupted, or a chain fails and *keep_going* is not set, :attr:`cancelled` is
-        set, *on_cancel* is called once (it makes blocking calls in the workers return), and all workers are joined
-        before the exception goes on."""
-        threads: dict[Chain, threading.Thread] = {}
+    def run(self) -> list[BaseException]:
+        """Do everything; return the errors in the order they happened (jobs that wait for a node that failed are left
+        out). When the main thread is interrupted, or a job fails and *keep_going* is not set, all others are cancelled
+        and joined before the exception goes on."""
+        threads: dict[Job, threading.Thread] = {}
         errors: list[BaseException] = []
 
-        def worker(chain: Chain) -> None:
+        def worker(job: Job) -> None:
             error: BaseException | None = None
             try:
-                work(chain)
+                job.run(self.stop)
             except BaseException as caught:  # handed to the main thread, which decides
                 error = caught
-            self._messages.put(_Ended(chain, error))
-
-        def cancel() -> None:
-            if not self.cancelled.is_set():
-                self.cancelled.set()
-                on_cancel()
+            self._messages.put(_Ended(job, error))
 
         try:
             while True:
-                for chain in self._ready(self.jobs - len(threads)):
-                    self.waiting.remove(chain)
-                    threads[chain] = threading.Thread(target=worker, args=(chain,), name=f"build {chain[0].name}")
-                    threads[chain].start()
+                for job in self._ready(self.limit - len(threads)):
+                    self.waiting.remove(job)
+                    threads[job] = threading.Thread(target=worker, args=(job,), name=f"job {job.name}")
+                    threads[job].start()
                 if not threads:
                     return errors
                 match self._messages.get():
                     case _Sealed(key):
                         self._missing.discard(key)
-                    case _Ended(chain, error):
-                        threads.pop(chain).join()
+                    case _Ended(job, error):
+                        threads.pop(job).join()
                         if error is not None and not isinstance(error, Cancelled):
                             errors.append(error)
                             if not self.keep_going:
-                                cancel()
+                                self.stop.cancel()
         finally:
             if threads:
-                cancel()
+                self.stop.cancel()
                 for thread in threads.values():
-                    thread.join()
+                    if thread.ident is not None:  # interrupted before it began
+                        thread.join()
 
-    def _ready(self, room: int) -> Iterable[Chain]:
-        if self.cancelled.is_set():
+    def _ready(self, room: int) -> Iterable[Job]:
+        if self.stop.asked():
             return []
-        ready = [c for c in self.waiting if c[0].parent is None or c[0].parent.key not in self._missing]
-        return ready[: max(room, 0)]
+        return [job for job in self.waiting if job.after not in self._missing][: max(room, 0)]
 
 
-def jobs(settings: Settings) -> int:
+def raise_first(errors: Sequence[BaseException], listener: Listener) -> None:
+    """Raise the first of what :meth:`Schedule.run` has returned, if any; the others are told as notices."""
+    for error in errors[1:]:
+        listener(Notice(str(error)))
+    if errors:
+        raise errors[0]
+
+
+def limit(settings: Settings) -> int:
     """How many appliances may run at once: as the user says, else one per CPU while memory lasts (an appliance may use
     its memory and a quarter more for QEMU itself; half of what is available stays with the machine)."""
     if settings.jobs is not None:

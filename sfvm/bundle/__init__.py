@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sfvm.bundle.bundler import bundle
+from sfvm.bundle.bundler import Bundler, bundle
 from sfvm.bundle.format import FormatRequest
 from sfvm.bundle.format import request as _request
 from sfvm.config import Settings
 
-__all__ = ["FormatRequest", "bundle", "request"]
+__all__ = ["Bundler", "FormatRequest", "bundle", "request"]
 
 
 def request(_settings: Settings, name: str, values: Mapping[str, str]) -> FormatRequest:

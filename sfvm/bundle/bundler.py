@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 import shutil
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sfvm import __version__
+from sfvm.build.scheduler import Job, Schedule, limit, raise_first
 from sfvm.bundle.compose import compose
 from sfvm.bundle.finish import archive, finish
 from sfvm.bundle.format import FormatRequest, Recipe, expand
 from sfvm.bundle.layout import Layout
 from sfvm.bundle.stage import Stage
-from sfvm.bundle.workspace import replace, workspace
+from sfvm.bundle.workspace import put, workspace
+from sfvm.cancellation import Cancellation, Cancelled
 from sfvm.config import Settings
 from sfvm.errors import BundleError, SfvmError
-from sfvm.events import Bundled, Bundling, Listener, phase, within
+from sfvm.events import Bundled, BundleFailed, Bundling, Listener, phase, within
 from sfvm.repository import Manifest, Repository
 from sfvm.repository.files import sync
 
@@ -31,139 +32,181 @@ ROOM = 256 << 20
 
 
 def bundle(
-    nodes: Sequence[tuple[str, Manifest]],
+    name: str,
+    manifest: Manifest,
     requests: Sequence[FormatRequest],
     output: Path,
     repository: Repository,
     settings: Settings,
     listener: Listener,
-) -> tuple[Path, ...]:
-    """Make every format of *requests* from every one of *nodes* (name, manifest): ``output/NAME-FORMAT/``, each
-    complete or not there. Return the directories.
+    *,
+    made: Callable[[Path], None] = lambda directory: None,
+) -> None:
+    """Make every format of *requests* from a built node that is called *name*; see :class:`Bundler`.
 
-    :raises BundleError: a node cannot be bundled so
+    :raises BundleError: the node cannot be bundled so
     :raises SfvmError: anything else that the user can act on
     """
-    made: list[Path] = []
-    output.mkdir(parents=True, exist_ok=True)
-    for name, manifest in nodes:
-        recipes = [expand(wanted, name, manifest.facts) for wanted in requests]
+    bundler = Bundler(output, repository, settings, listener, made)
+    todo = bundler.jobs(name, manifest.key, manifest.facts, requests)
+    raise_first(Schedule(todo, limit(settings)).run(), listener)
+
+
+@dataclass(frozen=True)
+class Bundler:
+    """Makes bundles ``output/NAME-FORMAT/``, each complete or not there; *made* is told every one that is complete,
+    from several threads."""
+
+    output: Path
+    repository: Repository
+    settings: Settings
+    listener: Listener
+    made: Callable[[Path], None]
+
+    def jobs(self, name: str, key: str, facts: Mapping[str, str], requests: Sequence[FormatRequest]) -> tuple[Job, ...]:
+        """What is to be done for the node with *key*, which need not be built yet: a job for each layout. *facts* are
+        those of its guest.
+
+        :raises SfvmError: a format cannot be made of it, or something else has the place of a bundle
+        """
         groups: dict[Layout | None, list[Recipe]] = {}
-        for recipe in recipes:
+        for wanted in requests:
+            recipe = expand(wanted, name, facts)
+            _require_ours(self.target(name, recipe))
             groups.setdefault(recipe.layout, []).append(recipe)
-        with repository.lease([manifest.key]):
-            for layout, members in groups.items():
-                made += _group(name, manifest, layout, members, output, repository, settings, listener)
-    return tuple(made)
+        todo = [_Group(self, name, key, layout, tuple(recipes)) for layout, recipes in groups.items()]
+        return tuple(Job(name, key, group.run) for group in todo)
+
+    def target(self, name: str, recipe: Recipe) -> Path:
+        return self.output / f"{name}-{recipe.format}"
 
 
-def _group(
-    name: str,
-    manifest: Manifest,
-    layout: Layout | None,
-    recipes: Sequence[Recipe],
-    output: Path,
-    repository: Repository,
-    settings: Settings,
-    listener: Listener,
-) -> list[Path]:
-    """The formats that share a layout."""
+@dataclass(frozen=True)
+class _Group:
+    """The formats of a node that share a layout; *complete* are the names of those that are made."""
 
-    def tell(text: str, fraction: float | None = None) -> None:
-        for recipe in recipes:
-            listener(Bundling(name, recipe.format, text, fraction))
+    bundler: Bundler
+    name: str
+    key: str
+    layout: Layout | None
+    recipes: tuple[Recipe, ...]
+    complete: set[str] = field(default_factory=set)
 
-    begun = time.monotonic()
-    for recipe in recipes:
-        _require_ours(output / f"{name}-{recipe.format}")
-    content = sum(path.stat().st_size for path in repository.files(manifest.key))
-    _require_room(output, content * (1 + len(recipes)) + ROOM)
-    ours = within(listener, ", ".join(recipe.format for recipe in recipes))
-    with workspace(output, phase(ours, name, "clean-up")) as work:
-        disk = tree = None
-        if layout is not None:
-            tell("finishing")
-            with phase(ours, name, "finishing"):
-                finished = finish(name, manifest, layout, work, repository, settings, ours)
-            disk = work / "disk.raw"
-            architecture = manifest.facts.get("architecture", "x86_64")
-            with phase(ours, name, "composing"):
-                compose(finished, layout, manifest.disk, architecture, disk, lambda f: tell("composing the disk", f))
-            finished.filesystem.unlink()
-        else:
-            tell("archiving")
-            with phase(ours, name, "archiving"):
-                tree = archive(name, manifest, work, repository, settings, ours)
-        stop = threading.Event()
-        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            futures = [
-                pool.submit(_make, name, manifest, recipe, disk, tree, work, output, listener, begun, stop)
-                for recipe in recipes
-            ]
-            try:
-                return [future.result() for future in futures]
-            except BaseException:
-                stop.set()  # the others end at their next progress
-                raise
-
-
-def _make(
-    name: str,
-    manifest: Manifest,
-    recipe: Recipe,
-    disk: Path | None,
-    tree: Path | None,
-    work: Path,
-    output: Path,
-    listener: Listener,
-    begun: float,
-    stop: threading.Event,
-) -> Path:
-    """One bundle directory, in *work* until it is complete."""
-    directory = work / f"{name}-{recipe.format}"
-    directory.mkdir()
-    made: list[str] = []
-    known = {
-        "name": name,
-        "key": manifest.key,
-        "settings": dict(recipe.settings),
-        "facts": dict(manifest.facts),
-        "packages": [list(package) for package in manifest.packages],
-        "disk": disk.stat().st_size if disk else 0,
-    }
-    for verb in recipe.outputs:
-        progress = functools.partial(_progress, listener, stop, name, recipe.format, verb.title())
-        progress(None)
-        stage = Stage(directory, disk, tree, progress, known, made)
+    def run(self, stop: Cancellation) -> None:
         try:
-            with phase(listener, name, verb.title(), recipe.format):
-                verb.make(stage)
+            with self.bundler.repository.lease([self.key]):
+                self._run(self.bundler.repository.manifest(self.key), stop)
         except SfvmError as error:
-            error.place = error.place or verb.place
+            stop.check()
+            error.node = error.node or self.name
+            for recipe in self.recipes:
+                if recipe.format not in self.complete:
+                    self.bundler.listener(BundleFailed(self.name, recipe.format, error.render()))
             raise
-    listener(Bundling(name, recipe.format, "checksums"))
-    with phase(listener, name, "checksums", recipe.format):
-        artifacts = {path.name: _describe(path) for path in sorted(directory.iterdir())}
-    content = _manifest(name, manifest, recipe, artifacts)
-    (directory / "manifest.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    listed = {**artifacts, "manifest.json": _describe(directory / "manifest.json")}
-    sums = "".join(f"{entry['sha256']}  {file}\n" for file, entry in listed.items())
-    (directory / "SHA256SUMS").write_text(sums, encoding="utf-8")
-    target = output / directory.name
-    with phase(listener, name, "publishing", recipe.format):
-        for path in (*directory.iterdir(), directory):
-            sync(path)
-        replace(directory, target, work)
-    listener(Bundled(name, recipe.format, str(target), tuple(artifacts), time.monotonic() - begun))
-    return target
 
+    def _tell(self, text: str, fraction: float | None = None) -> None:
+        for recipe in self.recipes:
+            self.bundler.listener(Bundling(self.name, recipe.format, text, fraction))
 
-def _progress(
-    listener: Listener, stop: threading.Event, node: str, format_: str, phase: str, fraction: float | None
-) -> None:
-    if stop.is_set():
-        raise BundleError("stopped, because another bundle failed or the user asked for it", node=node)
-    listener(Bundling(node, format_, phase, fraction))
+    def _run(self, manifest: Manifest, stop: Cancellation) -> None:
+        begun = time.monotonic()
+        bundler, name = self.bundler, self.name
+        bundler.output.mkdir(parents=True, exist_ok=True)
+        content = sum(path.stat().st_size for path in bundler.repository.files(self.key))
+        _require_room(bundler.output, content * (1 + len(self.recipes)) + ROOM)
+        ours = within(bundler.listener, ", ".join(recipe.format for recipe in self.recipes))
+        with workspace(bundler.output, phase(ours, name, "clean-up")) as work:
+            disk = tree = None
+            machine = (bundler.repository, bundler.settings, ours, stop)
+            if self.layout is not None:
+                self._tell("finishing")
+                with phase(ours, name, "finishing"):
+                    finished = finish(name, manifest, self.layout, work, *machine)
+                disk = work / "disk.raw"
+                progress = functools.partial(self._tell, "composing the disk")
+                progress()
+                architecture = manifest.facts.get("architecture", "x86_64")
+                with phase(ours, name, "composing"):
+                    compose(finished, self.layout, manifest.disk, architecture, disk, progress, stop)
+                finished.filesystem.unlink()
+            else:
+                self._tell("archiving")
+                with phase(ours, name, "archiving"):
+                    tree = archive(name, manifest, work, *machine)
+            self._formats(functools.partial(self._make, manifest, disk, tree, work, begun), stop)
+
+    def _formats(self, make: Callable[[Recipe, Cancellation], None], stop: Cancellation) -> None:
+        """All of them at once; one that fails ends the others."""
+        together = Cancellation()
+
+        def attempt(recipe: Recipe) -> Exception | None:
+            try:
+                make(recipe, together)
+            except Exception as error:  # raised below, when nothing runs any more
+                together.cancel()
+                return error
+            return None
+
+        with stop.killing(together.cancel), ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+            errors = [error for error in pool.map(attempt, self.recipes) if error is not None]
+            for error in sorted(errors, key=lambda error: isinstance(error, Cancelled)):
+                raise error
+
+    def _make(
+        self,
+        manifest: Manifest,
+        disk: Path | None,
+        tree: Path | None,
+        work: Path,
+        begun: float,
+        recipe: Recipe,
+        stop: Cancellation,
+    ) -> None:
+        """One bundle directory, in *work* until it is complete."""
+        name, listener = self.name, self.bundler.listener
+
+        def progress(phase: str, fraction: float | None) -> None:
+            stop.check()
+            listener(Bundling(name, recipe.format, phase, fraction))
+
+        target = self.bundler.target(name, recipe)
+        directory = work / target.name
+        directory.mkdir()
+        facts = {
+            "name": name,
+            "key": manifest.key,
+            "settings": dict(recipe.settings),
+            "facts": dict(manifest.facts),
+            "packages": [list(package) for package in manifest.packages],
+            "disk": disk.stat().st_size if disk else 0,
+        }
+        stage = Stage(directory, disk, tree, functools.partial(progress, "checksums"), facts, stop=stop)
+        for verb in recipe.outputs:
+            progress(verb.title(), None)
+            try:
+                with phase(listener, name, verb.title(), recipe.format):
+                    verb.make(replace(stage, progress=functools.partial(progress, verb.title())))
+            except SfvmError as error:
+                error.place = error.place or verb.place
+                raise
+        progress("checksums", None)
+        with phase(listener, name, "checksums", recipe.format):
+            artifacts = {
+                path.name: {"size": path.stat().st_size, "sha256": stage.digest(path.name)}
+                for path in sorted(directory.iterdir())
+            }
+        content = json.dumps(_manifest(name, manifest, recipe, artifacts), indent=1, sort_keys=True) + "\n"
+        (directory / "manifest.json").write_text(content, encoding="utf-8")
+        sums = "".join(f"{stage.digest(file)}  {file}\n" for file in (*artifacts, "manifest.json"))
+        (directory / "SHA256SUMS").write_text(sums, encoding="utf-8")
+        with phase(listener, name, "publishing", recipe.format):
+            for path in (*directory.iterdir(), directory):
+                sync(path)
+            stop.check()
+            put(directory, target, work)
+        self.complete.add(recipe.format)
+        self.bundler.made(target)
+        listener(Bundled(name, recipe.format, str(target), tuple(artifacts), time.monotonic() - begun))
 
 
 def _manifest(name: str, manifest: Manifest, recipe: Recipe, artifacts: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,11 +222,6 @@ def _manifest(name: str, manifest: Manifest, recipe: Recipe, artifacts: Mapping[
         "steps": [step.title for step in manifest.steps],
         "provenance": {**manifest.provenance, "bundled-by": f"sfvm {__version__}", "built": manifest.created},
     }
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _require_ours(target: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
@@ -87,7 +86,6 @@ class Checksum:
         target = stage.new(self.name, self.place)
         lines = []
         for name in wanted:
-            with (stage.directory / name).open("rb") as file:
-                digest = hashlib.file_digest(file, self.algorithm).hexdigest()
+            digest = stage.digest(name, self.algorithm)
             lines.append(STYLES[self.style].format(algorithm=self.algorithm.upper(), name=name, digest=digest))
         target.write_text("".join(lines), encoding="utf-8")

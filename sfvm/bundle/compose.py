@@ -10,12 +10,22 @@ from sfvm import qcow2
 from sfvm.bundle import gpt, grub
 from sfvm.bundle.finish import Finished
 from sfvm.bundle.layout import BIOS_BOOT_SIZE, Layout
+from sfvm.cancellation import Cancellation
 
 
 def compose(
-    finished: Finished, layout: Layout, size: int, architecture: str, target: Path, progress: Callable[[float], None]
+    finished: Finished,
+    layout: Layout,
+    size: int,
+    architecture: str,
+    target: Path,
+    progress: Callable[[float], None],
+    stop: Cancellation,
 ) -> gpt.Table:
-    """Write the raw disk *target* (sparse) around the filesystem of *size* bytes; return its partition table."""
+    """Write the raw disk *target* (sparse) around the filesystem of *size* bytes; return its partition table.
+
+    :raises Cancelled: *stop* asks for it
+    """
     wanted = []
     if layout.bios_boot:
         wanted.append(("BIOS boot", gpt.BIOS_BOOT, BIOS_BOOT_SIZE, 0))
@@ -44,7 +54,7 @@ def compose(
     window = f"driver=raw,offset={root.offset},size={root.size},file.driver=file,file.filename={_option(target)}"
     qcow2.qemu_img(
         "convert", "-n", "--target-is-zero", "-W", "-m", str(min(os.cpu_count() or 1, 16)), "-f", "qcow2",
-        finished.filesystem, "--target-image-opts", window, progress=progress,
+        finished.filesystem, "--target-image-opts", window, progress=progress, stop=stop,
     )  # fmt: skip
     return table
 

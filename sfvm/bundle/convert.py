@@ -85,5 +85,5 @@ class Convert:
         compress = [] if self.compress == "no" else ["-c"]
         qcow2.qemu_img(
             "convert", "-W", "-m", str(min(os.cpu_count() or 1, 16)), *compress, "-f", "raw", "-O", self.to,
-            *options, stage.disk, target, progress=stage.progress,
+            *options, stage.disk, target, progress=stage.progress, stop=stage.stop,
         )  # fmt: skip

@@ -17,6 +17,7 @@ from sfvm.appliance.machine import Appliance, Drive, Shape
 from sfvm.bundle import grub
 from sfvm.bundle.layout import Layout
 from sfvm.bundle.sysprep import fstab, sysprep
+from sfvm.cancellation import Cancellation
 from sfvm.config import Settings
 from sfvm.errors import BundleError
 from sfvm.events import Listener, Output
@@ -42,14 +43,18 @@ class Finished:
 
 
 @contextmanager
-def _running(drives: list[Drive], name: str, settings: Settings, listener: Listener) -> Iterator[Appliance]:
+def _running(
+    drives: list[Drive], name: str, settings: Settings, listener: Listener, stop: Cancellation
+) -> Iterator[Appliance]:
+    stop.check()
     image = appliance_image.ensure(settings.cache, listener)
     shape = Shape(memory=settings.memory, cpus=settings.cpus, network=False)
     with launch(
         image, drives, shape, settings, log=lambda line: listener(Output(name, line)), listener=listener, node=name
     ) as appliance:
         try:
-            yield appliance
+            with stop.killing(appliance.kill):
+                yield appliance
         except CommandFailed as error:
             raise BundleError(
                 "preparing the bundle failed in the appliance",
@@ -76,12 +81,14 @@ def finish(
     repository: Repository,
     settings: Settings,
     listener: Listener,
+    stop: Cancellation,
 ) -> Finished:
     """Make the node bootable from a disk of *layout*; files go to *work*.
 
     :raises BundleError: the node cannot be what the layout asks for
+    :raises Cancelled: *stop* asks for it
     """
-    overlay = _overlay(work / "finish.qcow2", repository.backing(manifest.key))
+    overlay = _overlay(work / "finish.qcow2", repository.backing(manifest.key, stop=stop))
     drives = [Drive(overlay)]
     esp = work / "esp.img" if layout.esp else None
     if esp is not None and layout.esp:
@@ -91,7 +98,7 @@ def finish(
     root_uuid = str(uuid.uuid4())
     esp_id = uuid.uuid4().hex[:8].upper()
     boot_image = core_image = b""
-    with _running(drives, name, settings, listener) as appliance:
+    with _running(drives, name, settings, listener, stop) as appliance:
         _rename(appliance, manifest.filesystem, root_uuid)
         appliance.mount()
         guest = appliance.guest
@@ -175,17 +182,25 @@ def _fetch(appliance: Appliance, path: str) -> bytes:
 
 
 def archive(
-    name: str, manifest: Manifest, work: Path, repository: Repository, settings: Settings, listener: Listener
+    name: str,
+    manifest: Manifest,
+    work: Path,
+    repository: Repository,
+    settings: Settings,
+    listener: Listener,
+    stop: Cancellation,
 ) -> Path:
     """The node's files, prepared like any bundle, as an uncompressed tar below *work*.
 
     GNU tar writes the users of ACLs by name where it can, so it runs where no number has one. It writes to a raw drive
     as large as the node could need; the byte count says where the archive ends.
+
+    :raises Cancelled: *stop* asks for it
     """
-    overlay, stream = _overlay(work / "files.qcow2", repository.backing(manifest.key)), work / "files.tar"
+    overlay, stream = _overlay(work / "files.qcow2", repository.backing(manifest.key, stop=stop)), work / "files.tar"
     with stream.open("xb") as file:
         file.truncate(manifest.disk * 2 + TAR_MARGIN)  # sparse; tar adds a header to every file
-    with _running([Drive(overlay), Drive(stream, "raw")], name, settings, listener) as appliance:
+    with _running([Drive(overlay), Drive(stream, "raw")], name, settings, listener, stop) as appliance:
         appliance.mount()
         sysprep(appliance.guest)
         count = appliance.run(_tar_script(appliance.device(1)))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from sfvm import qcow2
+from sfvm.bundle.hashing import HashingFile, digests
+from sfvm.cancellation import NEVER, Cancellation
 from sfvm.errors import BundleError, Place
 from sfvm.verbs import Verb
 
@@ -19,8 +22,9 @@ RESERVED = ("manifest.json", "SHA256SUMS")
 class Stage:
     """What the verbs of a format work with: the bundle's *directory*, and what was made of the node for it: the
     composed raw *disk* (for a format with a layout), the uncompressed tar *archive* (for one without). Both are shared
-    between formats: read them, or :meth:`keep` them. *progress* gets 0 to 1, and raises when the bundle is given up.
-    *facts* is what templates may say: the bundle's manifest without its artifacts. *made* are the artifacts so far."""
+    between formats: read them, or :meth:`keep` them. *progress* gets 0 to 1, and raises when the bundle is given up,
+    which *stop* says too. *facts* is what templates may say: the bundle's manifest without its artifacts. *made* are
+    the artifacts so far, *known* the digests of some of them by (name, algorithm)."""
 
     directory: Path
     disk: Path | None
@@ -28,6 +32,8 @@ class Stage:
     progress: Callable[[float], None]
     facts: Mapping[str, Any] = field(default_factory=dict)
     made: list[str] = field(default_factory=list)
+    known: dict[tuple[str, str], str] = field(default_factory=dict)
+    stop: Cancellation = NEVER
 
     def new(self, name: str, place: Place) -> Path:
         """The path of the artifact *name*.
@@ -44,12 +50,31 @@ class Stage:
         self.made.append(name)
         return path
 
+    @contextmanager
+    def writing(self, target: Path) -> Iterator[HashingFile]:
+        """Write the artifact *target*; its digest is known then without reading it."""
+        with target.open("xb") as file:
+            hashing = HashingFile(file)
+            yield hashing
+        self.known[target.name, "sha256"] = hashing.sha256()
+
+    def digest(self, name: str, algorithm: str = "sha256") -> str:
+        """The digest of an artifact, in hexadecimal. It is read when it must be, and then for the SHA-256, too, which
+        every bundle tells of every artifact."""
+        if (name, algorithm) not in self.known:
+            wanted = {kind for kind in (algorithm, "sha256") if (name, kind) not in self.known}
+            for kind, digest in digests(self.directory / name, wanted, self.progress).items():
+                self.known[name, kind] = digest
+        return self.known[name, algorithm]
+
     def keep(self, source: Path, target: Path) -> None:
         """Make the shared file *source* the artifact *target*, without a copy where no other bundle has done so."""
         os.link(source, target)
         if target.stat().st_nlink > 2:  # two bundles must not be one file
             target.unlink()
-            qcow2.qemu_img("convert", "-f", "raw", "-O", "raw", source, target, progress=self.progress)
+            qcow2.qemu_img(
+                "convert", "-f", "raw", "-O", "raw", source, target, progress=self.progress, stop=self.stop
+            )  # fmt: skip
 
 
 @runtime_checkable

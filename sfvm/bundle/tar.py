@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
+from sfvm.bundle.compression import compressed
 from sfvm.bundle.stage import Stage
 from sfvm.document import Element
 from sfvm.errors import BundleError, Place
@@ -21,7 +22,7 @@ class Tar:
 
         <tar as="${name}.tar.gz" compression="gzip"/>
 
-    ``compression`` is ``none``, ``gzip``, ``xz`` or ``zstd``.
+    ``compression`` is ``none``, ``gzip``, ``xz`` or ``zstd``; equal archives stay equal.
     """
 
     element: ClassVar[str] = "tar"
@@ -61,23 +62,13 @@ class Tar:
         if self.compression == "none":
             stage.keep(stage.archive, target)
             return
-        with stage.archive.open("rb") as source, target.open("xb") as file, self._compressor(file) as sink:
+        with (
+            stage.archive.open("rb") as source,
+            stage.writing(target) as file,
+            compressed(self.compression, file) as sink,
+        ):
             total, done = max(stage.archive.stat().st_size, 1), 0
             while block := source.read(BLOCK):
                 sink.write(block)
                 done += len(block)
                 stage.progress(done / total)
-
-    def _compressor(self, file: IO[bytes]) -> Any:
-        """A file-like object; without time stamps and names, so that equal archives stay equal."""
-        if self.compression == "gzip":
-            import gzip
-
-            return gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=6, mtime=0)
-        if self.compression == "xz":
-            import lzma
-
-            return lzma.LZMAFile(file, "wb", preset=6)
-        import zstandard
-
-        return zstandard.ZstdCompressor(level=3, threads=-1).stream_writer(file, closefd=False)

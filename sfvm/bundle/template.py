@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -70,7 +69,7 @@ class Template:
         )
         environment.globals.update(
             size=lambda name: self._artifact(stage, name).stat().st_size,
-            sha256=lambda name: _sha256(self._artifact(stage, name)),
+            sha256=lambda name: stage.digest(self._artifact(stage, name).name),
             uuid=lambda: str(uuid.uuid4()),
         )
         target = stage.new(self.name, self.place)
@@ -95,8 +94,3 @@ class Template:
                 hint="a template comes after what it tells of",
             )
         return stage.directory / name
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -32,7 +32,7 @@ def workspace(output: Path, removing: contextlib.AbstractContextManager[None] | 
         os.close(held)
 
 
-def replace(directory: Path, target: Path, work: Path) -> None:
+def put(directory: Path, target: Path, work: Path) -> None:
     """Give the complete *directory* its name; an older bundle of that name goes away with *work*. Two processes that
     make the same bundle end with one of the two, whole."""
     with _locked(target.parent):

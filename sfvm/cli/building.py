@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,10 @@ from sfvm.errors import UsageError, suggestion
 
 if TYPE_CHECKING:
     from sfvm.appliance.machine import Appliance
+    from sfvm.build.scheduler import Job
     from sfvm.bundle.format import FormatRequest
     from sfvm.cli.progress import Progress
-    from sfvm.config import Settings
     from sfvm.errors import StepError
-    from sfvm.repository import Manifest, Repository
     from sfvm.tree import Node, Plan
 
 
@@ -126,7 +126,8 @@ def build(
     """Build NODEs and what they stand on.
 
     What is there already is not built again. A build that was interrupted, or failed, resumes at its last
-    checkpoint. Paths of bundles are printed on stdout.
+    checkpoint. A NODE is bundled as soon as it is built, while others still are. Paths of bundles are printed on
+    stdout.
 
     \b
     Examples:
@@ -150,15 +151,18 @@ def build(
     repository = options.open()
     todo = tree.plan(resolved, names, repository)
     log = log if todo.chains or requests else "plain"
-    with shown(options, begun, log=log, file=events, trace=profile) as progress:
-        run(todo, repository, settings, progress.listener, on_error=on_error, shell=_visitor(progress))
+    wanted = [output / f"{name}-{request.format.name}" for name in names for request in requests]
+    with _printed(wanted) as made, shown(options, begun, log=log, file=events, trace=profile) as progress:
+        also: list[Job] = []
         if requests:
-            keys = {node.name: node.key for node in resolved}
-            built = [(name, repository.manifest(keys[name])) for name in names]
-            paths = _bundle(built, requests, output, repository, settings, progress)
-    if requests:
-        _print_paths(paths)
-    elif not todo.chains and not options.quiet:
+            from sfvm.bundle import Bundler
+
+            bundler = Bundler(output, repository, settings, progress.listener, made)
+            found = {node.name: node for node in resolved}
+            for name in names:
+                also += bundler.jobs(name, found[name].key, found[name].definition.facts, requests)
+        run(todo, repository, settings, progress.listener, on_error=on_error, shell=_visitor(progress), also=also)
+    if not requests and not todo.chains and not options.quiet:
         click.echo(f"nothing to do: {', '.join(names)} built already", err=True)
 
 
@@ -230,6 +234,7 @@ def bundle(
       sfvm bundle debian qcow2 --output out/
       sfvm bundle debian raw tar
     """
+    from sfvm.bundle import bundle as make
     from sfvm.cli.progress import shown, started
 
     begun = started()
@@ -237,9 +242,24 @@ def bundle(
     requests = _requests(formats, values)
     manifest = repository.manifest(repository.resolve(node))
     name = node if node in repository.names() else manifest.name
-    with shown(options, begun, log=log, file=events, trace=profile) as progress:
-        paths = _bundle([(name, manifest)], requests, output, repository, settings, progress)
-    _print_paths(paths)
+    wanted = [output / f"{name}-{request.format.name}" for request in requests]
+    with (
+        _printed(wanted) as printed,
+        shown(options, begun, log=log, file=events, trace=profile) as progress,
+    ):
+        make(name, manifest, requests, output, repository, settings, progress.listener, made=printed)
+
+
+@contextmanager
+def _printed(wanted: Sequence[Path]) -> Iterator[Callable[[Path], None]]:
+    """Print those of the directories *wanted* that were made, at the end, in this order, however it ends."""
+    made: set[Path] = set()
+    try:
+        yield made.add
+    finally:
+        for path in wanted:
+            if path in made:
+                click.echo(str(path))
 
 
 def _requests(formats: Sequence[str], values: dict[str, str]) -> tuple[FormatRequest, ...]:
@@ -262,24 +282,6 @@ def _requests(formats: Sequence[str], values: dict[str, str]) -> tuple[FormatReq
                 hint=suggestion(name, known) or "sfvm format list",
             )
     return requests
-
-
-def _bundle(
-    nodes: Sequence[tuple[str, Manifest]],
-    requests: Sequence[FormatRequest],
-    output: Path,
-    repository: Repository,
-    settings: Settings,
-    progress: Progress,
-) -> Sequence[Path]:
-    from sfvm.bundle import bundle as make
-
-    return make(nodes, requests, output, repository, settings, progress.listener)
-
-
-def _print_paths(paths: Sequence[Path]) -> None:
-    for path in paths:
-        click.echo(str(path))
 
 
 def _visitor(progress: Progress) -> Any:

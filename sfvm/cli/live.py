@@ -194,6 +194,8 @@ def _bundle(state: BuildState, key: tuple[str, str], now: float) -> Text:
     name = f"{bundle.node} → {bundle.format}"
     if bundle.seconds is not None:
         return Text.assemble(("✓ ", "green"), name, (f"  {duration(bundle.seconds)}", "dim"), end="")
+    if bundle.failed:
+        return Text.assemble(MARKS[FAILED], " ", name, (f"  {bundle.phase}", "dim"), end="")
     text = _preparing(state, f"{name}  {bundle.phase}", bundle.fraction, now)
     text.append(f"  {duration(now - bundle.began)}", style="cyan")
     return text

@@ -100,10 +100,10 @@ def _output(*command: str) -> str | None:
 
 
 def _jobs(settings: Settings) -> str:
-    from sfvm.build.scheduler import available_memory, jobs
+    from sfvm.build.scheduler import available_memory, limit
 
     memory = size(available_memory() << 20)
-    return f"{memory} of memory free: {plural(jobs(settings), 'appliance')} at once, {settings.memory} MiB each"
+    return f"{memory} of memory free: {plural(limit(settings), 'appliance')} at once, {settings.memory} MiB each"
 
 
 def _user() -> Iterator[Finding]:

@@ -184,6 +184,8 @@ class Plain:
             case events.NodeStarted(node=node, steps=steps, first=first):
                 self._steps[node] = steps
                 resumed = f", resumed at step {first}" if first > 1 else ""
+                if first > steps > 0:
+                    resumed = ", all of them are done: sealing"
                 return f"{node}: building, {plural(steps, 'step')}{resumed}"
             case events.StepStarted(node=node, index=index, title=title, expected=expected):
                 usual = self._dim(f" (last time {duration(expected)})") if expected and expected >= 10 else ""
@@ -206,6 +208,8 @@ class Plain:
             case events.Bundled(node=node, format=format_, seconds=seconds):
                 text = style(f"{node}: {format_}: bundled", stream=self.stream, fg="green")
                 return f"{text} {self._time(seconds)}"
+            case events.BundleFailed(node=node, format=format_):
+                return style(f"{node}: {format_}: failed", stream=self.stream, fg="red")
             case events.Notice(message=message, node=named):
                 return f"{named}: {message}" if named else f"note: {message}"
         return None

@@ -33,7 +33,7 @@ class NodeState:
 
 @dataclass
 class BundleState:
-    """A bundle being made, or made when *seconds* is set."""
+    """A bundle being made, or made when *seconds* is set, or *failed*."""
 
     node: str
     format: str
@@ -41,6 +41,7 @@ class BundleState:
     fraction: float | None = None
     began: float = 0.0
     seconds: float | None = None
+    failed: bool = False
 
 
 @dataclass
@@ -75,7 +76,8 @@ class BuildState:
             case events.NodeStarted():
                 node = self._node(event.node)
                 node.phase, node.began, node.steps = RUNNING, event.time, event.steps
-                node.title, node.line, node.index, node.step_began = "starting", "", event.first - 1, event.time
+                node.title = "sealing" if event.first > event.steps > 0 else "starting"
+                node.line, node.index, node.step_began = "", event.first - 1, event.time
             case events.StepStarted():
                 node = self._node(event.node)
                 node.index, node.title, node.line = event.index, event.title, ""
@@ -102,6 +104,9 @@ class BuildState:
             case events.Bundled():
                 bundle = self.bundles.setdefault((event.node, event.format), BundleState(event.node, event.format))
                 bundle.seconds = event.seconds
+            case events.BundleFailed():
+                bundle = self.bundles.setdefault((event.node, event.format), BundleState(event.node, event.format))
+                bundle.failed = bundle.seconds is None
 
     def remaining(self, now: float) -> float | None:
         """The expected seconds of all that is left, as if done one after the other; None when history is missing."""

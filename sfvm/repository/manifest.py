@@ -29,8 +29,9 @@ class Manifest:
 
     *digest* is the SHA-256 of the overlay file, *size* its bytes, *disk* its virtual size in bytes; *created* is
     seconds since the epoch, *seconds* how long the build took. *origin* tells one build of a key from another, whose
-    bytes differ: the digest of the overlay when it was sealed first (an export may rewrite its header). An overlay
-    fits only the build of its parent that it was made on, *parent_origin*. Both are set when it is published.
+    bytes differ: drawn when its steps were done (or else the digest of the overlay when it was sealed first; an export
+    may rewrite its header). An overlay fits only the build of its parent that it was made on, *parent_origin*. Both are
+    set when it is published.
     """
 
     key: str

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sfvm import qcow2
+from sfvm.cancellation import NEVER, Cancellation
 from sfvm.errors import RepositoryError, SfvmError, UsageError, suggestion
 from sfvm.repository import adoption, collection, verification
 from sfvm.repository.collection import Removed
@@ -118,33 +119,35 @@ class Repository:
                 )
             found.append(path)
 
-    def backing(self, key: str, threshold: int = THRESHOLD) -> Path:
+    def backing(self, key: str, threshold: int = THRESHOLD, *, stop: Cancellation = NEVER) -> Path:
         """What a child of *key* uses as backing file: its overlay, or its flattened twin (made now if need be) when
         the child's chain would have more than *threshold* files.
 
         :raises RepositoryError: the node is missing or damaged, or there is no room for a twin
+        :raises Cancelled: *stop* asks for it while a twin is made
         """
         files = self.files(key)
         if len(files) < threshold:
             return files[0]
-        return self.flatten(key)
+        return self.flatten(key, stop=stop)
 
-    def flatten(self, key: str) -> Path:
+    def flatten(self, key: str, *, stop: Cancellation = NEVER) -> Path:
         """The flattened twin of *key*: the same content in one file; made when it is missing.
 
         :raises RepositoryError: there is no room for it
+        :raises Cancelled: *stop* asks for it
         """
         twin = self.layers / f"{key}{FLAT}"
         if twin.exists():
             return twin
         self.make()
-        flatten = wait(self.root / "lock" / f"flat-{key}")
+        flatten = wait(self.root / "lock" / f"flat-{key}", cancelled=stop.asked)
         try:
             if not twin.exists():
                 draft = temporary(self.temporary(), twin.name)
                 try:
-                    qcow2.convert(self.overlay(key), draft)
-                    digest = qcow2.digest(draft)
+                    qcow2.convert(self.overlay(key), draft, stop=stop)
+                    digest = qcow2.digest(draft, stop=stop)
                     with writing("a flattened node", self.layers):
                         draft.chmod(0o444)
                         sync(draft)
@@ -295,7 +298,10 @@ class Repository:
             parent = self.manifest(manifest.parent) if manifest.parent else None
             if parent is not None and manifest.parent_origin not in (None, parent.origin):
                 raise RepositoryError(
-                    "it was built on other bytes of its parent than are here", node=manifest.name, why=parent.summary
+                    "it was built on other bytes of its parent than are here",
+                    node=manifest.name,
+                    why=f"{parent.summary} was put there meanwhile",
+                    hint="run the same command again",
                 )
             complete = replace(manifest, origin=origin, parent_origin=parent.origin if parent else None)
             header = qcow2.header(sealed)

@@ -19,12 +19,14 @@ JOURNAL = "journal"
 @dataclass
 class State:
     """What a journal says. *numbers* counts the overlay names given out; *checkpoints* are (step key, file name),
-    frozen, each the backing file of the next; *failed* is the overlay of a failed step."""
+    frozen, each the backing file of the next; *failed* is the overlay of a failed step; *finished* is the last
+    checkpoint's name and what else the node's manifest needs."""
 
     begun: dict[str, Any] | None = None
     checkpoints: list[tuple[str | None, str]] = field(default_factory=list)
     numbers: int = 0
     failed: tuple[str, str] | None = None
+    finished: tuple[str, dict[str, Any]] | None = None
 
 
 class Work:
@@ -89,6 +91,12 @@ class Work:
         """The error of the failed step."""
         return self._state.failed[1] if self._state.failed else None
 
+    @property
+    def finished(self) -> dict[str, Any] | None:
+        """What :meth:`finish` was told, when all that is left to do is to seal the last checkpoint."""
+        finished = self._state.finished
+        return finished[1] if finished and self.checkpoints and self.checkpoints[-1].name == finished[0] else None
+
     def last_good(self) -> Path | None:
         """The newest checkpoint, from which the build goes on."""
         return self.checkpoints[-1] if self._state.checkpoints else None
@@ -102,7 +110,8 @@ class Work:
         *,
         backing_origin: str | None = None,
     ) -> None:
-        """Start from nothing over *backing*, the sealed parent with *backing_key* (None: a root of *disk* bytes).
+        """Start from nothing over *backing*, the sealed parent with *backing_key* (None: a root of *disk* bytes). A
+        parent that is still being sealed has no manifest yet: *backing_origin* tells which build of it it will be.
 
         :raises RepositoryError: the journal cannot be written
         """
@@ -145,6 +154,19 @@ class Work:
         with writing("a checkpoint", self.directory):
             sync(overlay)
         self._append({"event": "done", "step": step_key, "overlay": overlay.name})
+
+    def finish(self, step_key: str, overlay: Path, told: dict[str, Any]) -> None:
+        """The node is complete in *overlay*, frozen from now on: *step_key* was its last step, and *told* is what else
+        its manifest needs. A later build need not start an appliance to seal it.
+
+        :raises RepositoryError: it cannot be written
+        """
+        with writing("a checkpoint", self.directory):
+            sync(overlay)
+        self._append(
+            {"event": "done", "step": step_key, "overlay": overlay.name},
+            {"event": "finished", "overlay": overlay.name, "told": told},
+        )
 
     def fail(self, overlay: Path, message: str) -> None:
         """A step failed in *overlay*, which nothing has open any more: keep it for looking at."""
@@ -273,7 +295,7 @@ def apply(state: State, record: dict[str, Any]) -> None:
         case "begin":
             state.begun = record
             state.checkpoints.clear()
-            state.failed = None
+            state.failed = state.finished = None
             state.numbers = max(state.numbers, record["numbers"])
         case "backing":
             state.begun = record
@@ -281,13 +303,15 @@ def apply(state: State, record: dict[str, Any]) -> None:
             state.numbers = record["number"] + 1
         case "done":
             state.checkpoints.append((record["step"], record["overlay"]))
+        case "finished":
+            state.finished = (record["overlay"], record["told"])
         case "failed":
             state.failed = (record["overlay"], record["message"])
         case "forget":
             state.failed = None
         case "reset":
             state.checkpoints.clear()
-            state.failed = None
+            state.failed = state.finished = None
 
 
 def common(steps: Sequence[tuple[str | None, str]], keys: Sequence[str]) -> int:

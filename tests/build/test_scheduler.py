@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import signal
 import threading
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfvm.build.scheduler import Cancelled, Schedule, jobs
+from sfvm.build.scheduler import Job, Schedule, limit
 from sfvm.config import Settings
 
 
@@ -33,10 +34,22 @@ LEFT, RIGHT = Leaf("left", TRUNK), Leaf("right", TRUNK)
 FAR = Leaf("far", LEFT)
 
 
-def run(schedule, work, on_cancel=lambda: None):
+def jobs_of(chains, work):
+    """A job for each chain, as a build makes them."""
+    return [
+        Job(chain[0].name, chain[0].parent.key if chain[0].parent else None, functools.partial(work, chain))
+        for chain in chains
+    ]
+
+
+def schedule_of(chains, limit, work, **more):
+    return Schedule(jobs_of(chains, work), limit, [node.key for chain in chains for node in chain], **more)
+
+
+def run(schedule):
     """Run it; fail instead of hanging."""
     result = []
-    thread = threading.Thread(target=lambda: result.append(schedule.run(work, on_cancel)), daemon=True)
+    thread = threading.Thread(target=lambda: result.append(schedule.run()), daemon=True)
     thread.start()
     thread.join(20)
     assert not thread.is_alive(), "the schedule hangs"
@@ -44,15 +57,14 @@ def run(schedule, work, on_cancel=lambda: None):
 
 
 def test_nothing_to_do():
-    assert run(Schedule([], 2), lambda chain: None) == []
+    assert run(Schedule([], 2)) == []
 
 
 def test_a_chain_starts_when_its_parent_is_sealed_not_when_the_chain_of_it_ends():
-    schedule = Schedule([(TRUNK, LEFT), (RIGHT,)], 2)
     order = []
     right = threading.Event()
 
-    def work(chain):
+    def work(chain, stop):
         for node in chain:
             order.append(f"{node.name} begins")
             if node is RIGHT:
@@ -62,22 +74,38 @@ def test_a_chain_starts_when_its_parent_is_sealed_not_when_the_chain_of_it_ends(
             order.append(f"{node.name} ends")
             schedule.sealed(node.key)
 
-    assert run(schedule, work) == []
+    schedule = schedule_of([(TRUNK, LEFT), (RIGHT,)], 2, work)
+    assert run(schedule) == []
     assert order.index("trunk ends") < order.index("right begins") < order.index("left ends")
 
 
 def test_a_parent_that_is_not_part_of_the_build_is_there():
     done = []
-    assert run(Schedule([(RIGHT,)], 1), lambda chain: done.append(chain)) == []
+    assert run(schedule_of([(RIGHT,)], 1, lambda chain, stop: done.append(chain))) == []
     assert done == [(RIGHT,)]
+
+
+def test_the_first_that_may_begin_begins_first():
+    """A job that uses a node does not wait for chains that could have begun before it was sealed."""
+    order = []
+
+    def work(chain, stop):
+        order.append(chain[0].name)
+        schedule.sealed(chain[0].key)
+
+    chains = [(TRUNK,), (Leaf("other"),)]
+    user = Job("user", TRUNK.key, lambda stop: order.append("user"))
+    schedule = Schedule([user, *jobs_of(chains, work)], 1, [chain[0].key for chain in chains])
+    assert run(schedule) == []
+    assert order.index("trunk") < order.index("user")
+    assert len(order) == 3
 
 
 @given(st.integers(1, 4), st.integers(1, 8))
 def test_never_more_at_once_than_jobs(limit, count):
-    schedule = Schedule([(Leaf(str(number)),) for number in range(count)], limit)
     guard, now, most = threading.Lock(), [0], [0]
 
-    def work(chain):
+    def work(chain, stop):
         with guard:
             now[0] += 1
             most[0] = max(most[0], now[0])
@@ -86,7 +114,8 @@ def test_never_more_at_once_than_jobs(limit, count):
             now[0] -= 1
         schedule.sealed(chain[0].key)
 
-    assert run(schedule, work) == []
+    schedule = schedule_of([(Leaf(str(number)),) for number in range(count)], limit, work)
+    assert run(schedule) == []
     assert 1 <= most[0] <= min(limit, count)
 
 
@@ -95,65 +124,70 @@ def test_every_node_of_any_tree_after_its_parent(data):
     nodes = [TRUNK]
     for number in range(data.draw(st.integers(0, 12))):
         nodes.append(Leaf(str(number), data.draw(st.sampled_from(nodes))))
-    schedule = Schedule([(node,) for node in data.draw(st.permutations(nodes))], data.draw(st.integers(1, 4)))
     order = []
 
-    def work(chain):
+    def work(chain, stop):
         order.append(chain[0].name)
         schedule.sealed(chain[0].key)
 
-    assert run(schedule, work) == []
+    chains = [(node,) for node in data.draw(st.permutations(nodes))]
+    schedule = schedule_of(chains, data.draw(st.integers(1, 4)), work)
+    assert run(schedule) == []
     assert sorted(order) == sorted(node.name for node in nodes)
     for node in nodes[1:]:
         assert order.index(node.parent.name) < order.index(node.name)
 
 
 def test_a_failure_stops_the_others_and_starts_no_more():
-    schedule = Schedule([(TRUNK,), (LEFT,), (FAR,), (Leaf("other"),)], 2)
-    begun, killed = [], threading.Event()
+    begun = []
 
-    def work(chain):
+    def work(chain, stop):
         begun.append(chain[0].name)
-        if chain[0] is TRUNK:
-            raise ValueError("broken")
-        assert killed.wait(10)
-        raise Cancelled
+        killed = threading.Event()
+        with stop.killing(killed.set):
+            if chain[0] is TRUNK:
+                raise ValueError("broken")
+            assert killed.wait(10)
+            raise RuntimeError("killed")
 
-    errors = run(schedule, work, killed.set)
-    assert [str(error) for error in errors] == ["broken"]
+    schedule = schedule_of([(TRUNK,), (LEFT,), (FAR,), (Leaf("other"),)], 2, work)
+    assert [str(error) for error in run(schedule)] == ["broken"]
     assert sorted(begun) == ["other", "trunk"]
 
 
 def test_keep_going_leaves_out_only_descendants():
-    schedule = Schedule([(TRUNK,), (LEFT,), (FAR,), (RIGHT,), (Leaf("other"),)], 2, keep_going=True)
     done = []
 
-    def work(chain):
+    def work(chain, stop):
         if chain[0] is LEFT:
             raise ValueError("broken")
         done.append(chain[0].name)
         schedule.sealed(chain[0].key)
 
-    assert [str(error) for error in run(schedule, work)] == ["broken"]
+    chains = [(TRUNK,), (LEFT,), (FAR,), (RIGHT,), (Leaf("other"),)]
+    schedule = schedule_of(chains, 2, work, keep_going=True)
+    assert [str(error) for error in run(schedule)] == ["broken"]
     assert sorted(done) == ["other", "right", "trunk"]
 
 
 def test_ctrl_c_comes_out_after_every_worker_is_gone():
-    schedule = Schedule([(TRUNK,)], 1)
-    killed, ended = threading.Event(), threading.Event()
+    ended = threading.Event()
 
-    def work(chain):
-        os.kill(os.getpid(), signal.SIGINT)
-        assert killed.wait(10)
-        ended.set()
-        raise Cancelled
+    def work(chain, stop):
+        killed = threading.Event()
+        with stop.killing(killed.set):
+            os.kill(os.getpid(), signal.SIGINT)
+            assert killed.wait(10)
+            ended.set()
+            stop.check()
 
+    schedule = schedule_of([(TRUNK,)], 1, work)
     with pytest.raises(KeyboardInterrupt):
-        schedule.run(work, killed.set)
+        schedule.run()
     assert ended.is_set()
-    assert schedule.cancelled.is_set()
+    assert schedule.stop.asked()
 
 
 @pytest.mark.parametrize(("asked", "memory", "expected"), [(3, 1024, 3), (None, 1 << 30, 1)])
-def test_jobs(tmp_path, asked, memory, expected):
-    assert jobs(Settings(repository=tmp_path, cache=tmp_path, jobs=asked, memory=memory)) == expected
+def test_limit(tmp_path, asked, memory, expected):
+    assert limit(Settings(repository=tmp_path, cache=tmp_path, jobs=asked, memory=memory)) == expected

@@ -94,6 +94,23 @@ def test_compressed_archives_are_read_by_others(stage: Stage, tmp_path: Path, co
         assert subprocess.run(tool.split(), stdin=file, capture_output=True, check=True).stdout == CONTENT
 
 
+def test_what_our_own_code_writes_is_not_read_again(stage: Stage, tmp_path: Path) -> None:
+    Tar.parse(element(tmp_path, '<tar as="a.gz" compression="gzip"/>')).make(stage)
+    written = (stage.directory / "a.gz").read_bytes()
+    (stage.directory / "a.gz").write_bytes(b"")  # whoever read it now would tell of this
+    assert stage.digest("a.gz") == hashlib.sha256(written).hexdigest()
+
+
+def test_an_artifact_is_read_once_for_all_that_tell_of_it(stage: Stage, tmp_path: Path) -> None:
+    Convert.parse(element(tmp_path, '<convert to="raw" as="a.img"/>')).make(stage)
+    Checksum.parse(element(tmp_path, '<checksum algorithm="sha512" as="a.sums"/>')).make(stage)
+    (stage.directory / "a.img").unlink()
+    assert (stage.directory / "a.sums").read_text() == f"{hashlib.sha512(CONTENT).hexdigest()}  a.img\n"
+    (tmp_path / "t.j2").write_text("{{ sha256('a.img') }}")
+    Template.parse(element(tmp_path, '<template from="t.j2" as="a.txt"/>')).make(stage)
+    assert (stage.directory / "a.txt").read_text() == hashlib.sha256(CONTENT).hexdigest()
+
+
 def test_compression_is_for_qcow2(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="compress is for qcow2"):
         Convert.parse(element(tmp_path, '<convert to="vdi" compress="zlib" as="a"/>'))

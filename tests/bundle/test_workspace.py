@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 
-from sfvm.bundle.workspace import PREFIX, replace, workspace
+from sfvm.bundle.workspace import PREFIX, put, workspace
 
 
 def test_it_is_gone_at_the_end(tmp_path):
@@ -37,6 +37,6 @@ def test_a_bundle_replaces_an_older_one_whole(tmp_path):
         with workspace(tmp_path) as work:
             (work / "made").mkdir()
             (work / "made" / text).write_text(text)
-            replace(work / "made", tmp_path / "bundle", work)
+            put(work / "made", tmp_path / "bundle", work)
     assert [path.name for path in (tmp_path / "bundle").iterdir()] == ["new"]
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

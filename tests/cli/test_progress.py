@@ -84,6 +84,8 @@ def test_nothing_to_do_is_not_announced():
 
 def test_resumed_builds_say_so():
     assert plain(events.NodeStarted("web", "k", 5, 3)) == ["web: building, 5 steps, resumed at step 3"]
+    assert plain(events.NodeStarted("web", "k", 5, 6)) == ["web: building, 5 steps, all of them are done: sealing"]
+    assert plain(events.NodeStarted("web", "k", 0, 1)) == ["web: building, 0 steps"]
 
 
 def test_lines_from_many_threads_stay_whole():

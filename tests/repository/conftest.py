@@ -59,21 +59,25 @@ def add(
     pointed: bool = True,
     threshold: int = 64,
     change: Callable[[Manifest], Manifest] = lambda manifest: manifest,
+    tip: Path | None = None,
 ) -> str:
-    """Publish the node *name* and return its key."""
+    """Publish the node *name* (of what *tip* holds, or of what *commands* write) and return its key."""
     key = key or digest_of(name)
     with repository.lock(key, lambda holder: None):
         work = repository.work(key, name)
         backing = repository.backing(parent, threshold) if parent else None
-        work.begin(parent or digest_of("base"), backing, parent, DISK)
-        overlay = work.next_overlay()
-        qcow2.create(overlay, size=None if backing else DISK, backing=backing)
-        write(overlay, *commands)
+        overlay = tip
+        if overlay is None:
+            work.begin(parent or digest_of("base"), backing, parent, DISK)
+            overlay = work.next_overlay()
+            qcow2.create(overlay, size=None if backing else DISK, backing=backing)
+            write(overlay, *commands)
         sealed = work.directory / "sealed.qcow2"
         qcow2.seal(overlay, backing, backing, sealed)
         manifest = manifest_of(key, name, sealed, repository.manifest(parent) if parent else None)
         repository.publish(key, sealed, change(manifest))
-        work.discard()
+        if tip is None:
+            work.discard()
         if pointed:
             repository.point(name, key)
     return key

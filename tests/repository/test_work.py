@@ -1,6 +1,7 @@
 """Unfinished work: what was done is found again, moved to whoever can use it, and never mistaken."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -174,3 +175,102 @@ def test_the_journal_is_json_lines(repository, write):
     work = build(repository, write, "1", None, ["s1"])
     lines = [line for line in (work.directory / "journal").read_text().splitlines() if line]
     assert [json.loads(line)["event"] for line in lines] == ["begin", "overlay", "done", "overlay", "done"]
+
+
+# While a parent is sealed its child's steps have begun
+
+
+@pytest.fixture
+def overlapping(repository, write):
+    """A function that does what a running appliance does: the *parent* is finished but not published; its child ``2``
+    goes on over the parent's tip with one step done. Returns their work."""
+
+    def begin(origin):
+        parent = build(repository, write, "1", None, ["p1"])
+        tip = parent.next_overlay()
+        qcow2.create(tip, backing=parent.last_good())
+        write(tip, "write -P 9 1M 1M")
+        child = repository.work(key("2"), "child")
+        child.begin(key("1"), repository.overlay(key("1")), key("1"), 64 * MIB, backing_origin=origin)
+        overlay = child.next_overlay()
+        qcow2.create(overlay, backing=tip)
+        write(overlay, "write -P 7 2M 1M")
+        child.record("c1", overlay)
+        parent.finish("p2", tip, {"origin": origin})
+        return parent, child
+
+    return begin
+
+
+def sealed_as(repository, add, work, origin):
+    """Publish the parent from its work, as the next build does."""
+    add(repository, "parent", key=key("1"), tip=work.last_good(), change=lambda found: replace(found, origin=origin))
+
+
+def test_killed_before_the_parent_was_published_nothing_is_lost(repository, add, write, overlapping, same, tmp_path):
+    _, child = overlapping("a" * 64)
+    qcow2.convert(child.last_good(), tmp_path / "expected.qcow2")
+    # The next build: the parent needs no appliance, only to be sealed …
+    parent = repository.work(key("1"), "parent")
+    assert repository.adopt(BASE, ["p1", "p2"], parent) == 2
+    assert parent.finished == {"origin": "a" * 64}
+    sealed_as(repository, add, parent, "a" * 64)
+    parent.discard()
+    # … and its child goes on where it was.
+    again = repository.work(key("2"), "child")
+    assert repository.adopt(key("1"), ["c1", "c2"], again) == 1
+    assert (again.directory / qcow2.header(again.checkpoints[0]).backing).samefile(repository.overlay(key("1")))
+    assert same(again.last_good(), tmp_path / "expected.qcow2")
+
+
+def test_a_child_whose_parent_never_was_published_begins_anew(repository, overlapping):
+    overlapping("a" * 64)
+    child = repository.work(key("2"), "child")
+    assert repository.adopt(key("1"), ["c1", "c2"], child) == 0
+    assert child.checkpoints == ()
+
+
+def test_a_child_does_not_fit_another_build_of_its_parent(repository, add, overlapping):
+    parent, _ = overlapping("a" * 64)
+    sealed_as(repository, add, parent, "b" * 64)
+    child = repository.work(key("2"), "child")
+    assert repository.adopt(key("1"), ["c1", "c2"], child) == 0
+
+
+def test_a_failed_step_is_kept_while_the_parent_is_not_published(repository, add, overlapping, same, tmp_path):
+    parent, child = overlapping("a" * 64)
+    overlay = child.next_overlay()
+    qcow2.create(overlay, backing=child.last_good())
+    qcow2.convert(overlay, tmp_path / "expected.qcow2")
+    child.fail(overlay, "step 2 failed")
+    sealed_as(repository, add, parent, "a" * 64)
+    parent.discard()
+    assert same(repository.work(key("2"), "child").failed, tmp_path / "expected.qcow2")
+
+
+def test_a_finished_node_is_only_a_beginning_for_another(repository, overlapping):
+    overlapping("a" * 64)
+    longer = repository.work(key("3"), "longer")
+    assert repository.adopt(BASE, ["p1", "p2", "p3"], longer) == 2
+    assert longer.finished is None
+
+
+def test_finished_without_its_last_file_is_not_finished(repository, overlapping):
+    parent, _ = overlapping("a" * 64)
+    parent.last_good().unlink()
+    again = repository.work(key("1"), "parent")
+    assert again.finished is None
+    assert repository.adopt(BASE, ["p1", "p2"], again) == 1
+
+
+@pytest.mark.parametrize("known", ["done", "finished"])
+def test_a_torn_record_of_a_finished_node(repository, overlapping, known):
+    """Killed between the two lines, it is a node whose steps are all done."""
+    parent, _ = overlapping("a" * 64)
+    journal = parent.directory / "journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    torn = {"done": b"".join(lines[:-1]) + lines[-1][:9], "finished": b"".join(lines)}[known]
+    journal.write_bytes(torn)
+    again = repository.work(key("1"), "parent")
+    assert again.done == ("p1", "p2")
+    assert (again.finished is None) == (known == "done")
