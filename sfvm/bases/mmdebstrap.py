@@ -101,6 +101,7 @@ class Mmdebstrap:
 
     def populate(self, guest: Guest) -> None:
         words = [
+            "/usr/lib/sfvm/nosync",
             "mmdebstrap",
             "--mode=root",
             "--format=directory",
@@ -120,6 +121,6 @@ class Mmdebstrap:
             "/sysroot",
             *([self.mirror] if self.mirror else []),
         ]
-        guest.run(Command(shlex.join(words) + "\n", place="appliance"))
+        guest.run(Command(f"{shlex.join(words)}\nsync --file-system /sysroot\n", place="appliance"))
         for name in ("/etc/hostname", "/etc/resolv.conf"):  # mmdebstrap copies the appliance's
             guest.remove(name)

@@ -16,6 +16,8 @@ POLICY = "/usr/sbin/policy-rc.d"
 REFUSE = b"#!/bin/sh\n# No service starts while packages are installed.\nexit 101\n"
 INITRAMFS = "/etc/initramfs-tools/update-initramfs.conf"
 LATER = b"# No initramfs is made while packages are installed.\nupdate_initramfs=no\n"
+NO_INITRD = {"INITRD": "No"}
+"""The same to the hooks of a new kernel (``/etc/kernel/postinst.d``), which do not look at that file."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Packages:
     """
 
     element: ClassVar[str] = "packages"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     schema: ClassVar[str] = """
     <element name="packages">
       <optional><attribute name="install"><ref name="words"/></attribute></optional>
@@ -90,7 +92,7 @@ class Packages:
         script = _managers.script(manager, self.install, self.remove, upgrade=self.upgrade, recommends=self.recommends)
         held = self._hold(guest, POLICY, REFUSE, 0o755)
         initramfs = None if self.initramfs else self._hold(guest, INITRAMFS, LATER, 0o644)
-        guest.run(Command(script))
+        guest.run(Command(script, env=None if self.initramfs else NO_INITRD))
         # A failure needs no restoring: the state before this step is kept, and this one is thrown away.
         self._release(guest, POLICY, REFUSE, held)
         if not self.initramfs:

@@ -156,3 +156,38 @@ def test_a_full_disk_is_an_error_of_the_command(appliance: Appliance) -> None:
 def test_appliance_sees_the_guest(appliance: Appliance) -> None:
     assert appliance.run("ls /sysroot/bin/busybox; id -u").split() == ["/sysroot/bin/busybox", "0"]
     assert appliance.run(f"blkid -o value -s TYPE {appliance.device(0)}").strip() == "ext4"
+
+
+CALLS = """
+use strict;
+for ([74, 9999], [75, 9999], [162], [306, 9999], [277, 9999, 0, 0, 0], [26, 0, 4096, 4], [26, 0, 4096, 1]) {
+    my ($number, @arguments) = @$_;
+    $! = 0;
+    my $status = syscall $number, @arguments, (0) x (6 - @arguments);
+    printf "%d %d\\n", $status, $!;
+}
+"""
+"""fsync, fdatasync, sync, syncfs, sync_file_range and msync of no file and no memory; the last does not wait anyway."""
+EBADF, ENOMEM = 9, 12
+
+
+def test_nothing_waits_for_the_disk(appliance: Appliance) -> None:
+    """The calls succeed without being made; the rest of the system is as it was."""
+
+    def made(command: str) -> list[str]:
+        return appliance.guest.capture(Command(CALLS, shell=command, place="appliance")).splitlines()
+
+    assert made("/usr/bin/perl") == [f"-1 {EBADF}"] * 2 + ["0 0"] + [f"-1 {EBADF}"] * 2 + [f"-1 {ENOMEM}"] * 2
+    assert made("/usr/lib/sfvm/nosync /usr/bin/perl") == ["0 0"] * 6 + [f"-1 {ENOMEM}"]
+
+
+def test_commands_of_the_guest_do_not_wait_for_the_disk(appliance: Appliance) -> None:
+    assert "Seccomp:\t2\n" in appliance.guest.capture(Command("cat /proc/self/status", user="alice"))
+    assert "Seccomp:\t0\n" in appliance.guest.capture(Command("cat /proc/self/status", place="appliance"))
+
+
+def test_the_appliance_speaks_utf8(appliance: Appliance, log: list[str]) -> None:
+    start = len(log)
+    command = Command("echo ${#X}", shell="/bin/bash -e", env={"LC_ALL": "C.UTF-8", "X": "äö"}, place="appliance")
+    assert appliance.guest.capture(command) == "2\n"
+    assert log[start:] == []

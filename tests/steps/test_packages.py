@@ -111,6 +111,8 @@ def test_no_initramfs_meanwhile(make: Maker, debian: Installing) -> None:
     assert seen == [LATER]
     assert b"update_initramfs=no" in LATER
     assert debian.read(INITRAMFS) == b"update_initramfs=all\n"
+    (command,) = debian.commands
+    assert command.env == {"INITRD": "No"}, "a kernel's own hook makes none either"
 
 
 def test_the_configuration_that_the_package_brings_takes_its_place(make: Maker, debian: Installing) -> None:
