@@ -109,14 +109,16 @@ def defaults(consoles: Sequence[str], more: str, timeout: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def images(root_uuid: str, directory: str, platforms: Sequence[str]) -> str:
-    """A script for the appliance that makes the :data:`IMAGES` of *platforms* in *directory*, and copies boot.img."""
+def images(root_uuid: str, directory: str, platforms: Sequence[str]) -> list[str]:
+    """Lines of a script for the appliance that makes the :data:`IMAGES` of *platforms* in *directory*, side by side,
+    and copies boot.img."""
     lines = [f"cat >{directory}/early.cfg <<'END'\n{early_configuration(root_uuid)}END"]
     for platform in platforms:
         lines.append(
             f"grub-mkimage -O {platform} -o {directory}/{IMAGES[platform]} -p /boot/grub -c {directory}/early.cfg "
-            f"{PLATFORMS[platform]}"
+            f"{PLATFORMS[platform]} & makers+=($!)"
         )
+    lines.append('for maker in "${makers[@]}"; do wait "$maker"; done')
     if BIOS in platforms:
         lines.append(f"cp /usr/lib/grub/{BIOS}/boot.img {directory}/")
-    return "\n".join(lines) + "\n"
+    return lines if platforms else []

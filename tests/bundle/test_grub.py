@@ -56,7 +56,7 @@ def test_defaults_are_shell(tmp_path: Path) -> None:
 
 
 def test_only_the_images_that_are_wanted() -> None:
-    script = grub.images("abc", "/w", [grub.UEFI])
+    script = "\n".join(grub.images("abc", "/w", [grub.UEFI]))
     assert "BOOTX64.EFI" in script
     assert "core.img" not in script
     assert "boot.img" not in script
