@@ -70,15 +70,15 @@ def test_a_kvm_that_is_there_and_runs_nothing(image, tmp_path, monkeypatch):
     broken = tmp_path / "image"
     broken.mkdir()
     for path in image.directory.iterdir():
-        if path.name not in ("qemu-kvm", f".guestfs-{os.geteuid()}"):
+        if path.name not in ("qemu", f".guestfs-{os.geteuid()}"):
             (broken / path.name).symlink_to(path)
     count = tmp_path / "count"
     emulator = f"""#!/bin/sh
 case " $* " in *" -nodefaults "*-append*) echo >>{count}; echo 'kvm: no such MSR' >&2; exit 1 ;; esac
 exec {shutil.which("qemu-system-x86_64")} "$@"
 """
-    (broken / "qemu-kvm").write_text(emulator, encoding="utf-8")
-    (broken / "qemu-kvm").chmod(0o755)
+    (broken / "qemu").write_text(emulator, encoding="utf-8")
+    (broken / "qemu").chmod(0o755)
     device = tmp_path / "kvm"
     device.touch()
     monkeypatch.setattr(acceleration, "DEVICE", device)
