@@ -103,7 +103,7 @@ def contents(settings: config.Settings, output: Path) -> dict[str, tuple[object,
     build(tree.plan(nodes, ["upper"], repository), repository, settings, ignore)
     key = nodes[-1].key
     wanted = request("tar", {"compression": "none"})
-    bundle([("upper", repository.manifest(key))], [wanted], output, repository, settings, ignore)
+    bundle("upper", repository.manifest(key), [wanted], output, repository, settings, ignore)
     archive = output / "upper-tar" / "upper.tar"
     subprocess.run(["tar", "tf", archive], check=True, stdout=subprocess.DEVNULL)
     return described(archive)
