@@ -126,6 +126,14 @@ def test_what_a_disk_holds_is_seen_after_a_restore(launcher: Launcher) -> None:
         assert appliance.guest.read("/file") == b"content"
 
 
+def test_the_memory_of_a_restored_one_fits_its_own_file_system(launcher: Launcher) -> None:
+    """Directories in new places take the inodes that the boot would have taken, had it written before it was saved."""
+    with launcher(launcher.disk()) as appliance:
+        assert appliance.restored
+        appliance.run("for place in /var/cache /usr/share /etc /home; do mkdir $place/{a,b,c,d}; done")
+        assert appliance.run("dmesg | grep -c 'EXT4-fs error' || true") == "0\n"
+
+
 def test_a_hundred_restores_draw_a_hundred_times(launcher: Launcher) -> None:
     script = (
         "uuidgen; cat /proc/sys/kernel/random/uuid /proc/sys/kernel/random/boot_id; head -c 32 /dev/urandom | base64;"
