@@ -8,6 +8,7 @@ from sfvm import qcow2
 from sfvm.bundle.compose import compose as make
 from sfvm.bundle.finish import Finished
 from sfvm.bundle.layout import Layout
+from sfvm.cancellation import Cancellation
 from sfvm.errors import Place
 from sfvm.guest import Command
 from tests.bench.appliance import started
@@ -33,7 +34,7 @@ def compose(bench: Bench) -> list[Result]:
 
     def ours() -> None:
         composed.unlink(missing_ok=True)
-        make(finished, layout, 8 << 30, "x86_64", composed, lambda done: None)
+        make(finished, layout, 8 << 30, "x86_64", composed, lambda done: None, Cancellation())
 
     theirs, mine = alternately([convert, ours], 3)
     return [Result("compose a disk / qemu-img convert", mine, theirs, 1.3)]
