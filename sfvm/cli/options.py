@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,8 +156,9 @@ def _store(context: click.Context, parameter: click.Parameter, value: Any) -> No
             output.disable_color()
 
 
+@cache
 def global_options() -> list[click.Option]:
-    """Fresh global options for one command."""
+    """The options that all commands have, and share."""
 
     def option(*names: str, help: str, **rest: Any) -> click.Option:
         return click.Option(names, help=help, expose_value=False, callback=_store, **rest)
