@@ -6,6 +6,7 @@ import io
 import os
 import random
 import subprocess
+import threading
 import zlib
 
 import pytest
@@ -75,6 +76,19 @@ def test_gzip_is_one_member_without_name_and_time() -> None:
     reader.decompress(made)
     assert reader.eof
     assert reader.unused_data == b""
+
+
+def test_gzip_blocks_are_compressed_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    together, deflate = threading.Barrier(2), compression._deflate
+
+    def meeting(block: bytes, window: bytes, last: bool) -> bytes:
+        together.wait(60)
+        return deflate(block, window, last)
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(compression, "_deflate", meeting)
+    data = content((3 << 20) + 1)  # four blocks: two meetings
+    assert zlib.decompress(packed("gzip", data), wbits=zlib.MAX_WBITS | 16) == data
 
 
 @given(st.binary(max_size=600), st.integers(1, 64), st.integers(1, 32))
