@@ -306,11 +306,46 @@ def test_a_sealed_overlay_is_compact(tmp_path):
     qemu_io(root, "write -P 1 0 48M")
     tip = tmp_path / "tip.qcow2"
     qcow2.create(tip, backing=root)
-    qemu_io(tip, "write -P 2 1G 20M", "write -P 3 2G 1M", "discard 1G 20M", "discard 0 16M", "write -P 1 20M 4M")
+    qemu_io(tip, "write -P 2 1G 20M", "write -P 3 2G 1M", "discard 1G 20M", "discard 0 16M", "write -P 0 3G 30M")
     sealed = tmp_path / "sealed.qcow2"
     qcow2.seal(tip, root, root, sealed)
     assert identical(tip, sealed)
-    assert sealed.stat().st_size < 2 * MIB  # one megabyte of data; what was trimmed or equals the parent takes no room
+    assert sealed.stat().st_size < 2 * MIB  # one megabyte of data; what was trimmed or is zero takes no room
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["root.qcow2", "sealed.qcow2", "tip.qcow2"]
+
+
+def test_a_trimmed_disk_costs_metadata_alone(tmp_path):
+    root = tmp_path / "root.qcow2"
+    qcow2.create(root, size=64 << 30)
+    qemu_io(root, "write -P 1 0 1M")
+    tip = tmp_path / "tip.qcow2"
+    qcow2.create(tip, backing=root)
+    qemu_io(tip, *(f"discard {start}G 1G" for start in range(1, 64)))
+    sealed = tmp_path / "sealed.qcow2"
+    qcow2.seal(tip, root, root, sealed)
+    assert sealed.stat().st_size < 10 * MIB
+    qemu_io(sealed, "read -P 0 40G 1M", "read -P 1 0 1M")
+
+
+def test_a_parent_that_is_not_below_is_refused(tmp_path):
+    for name in ("one", "other"):
+        qcow2.create(tmp_path / f"{name}.qcow2", size=MIB)
+    tip = tmp_path / "tip.qcow2"
+    qcow2.create(tip, backing=tmp_path / "one.qcow2")
+    with pytest.raises(SfvmError, match="does not lie on"):
+        qcow2.seal(tip, tmp_path / "other.qcow2", tmp_path / "other.qcow2", tmp_path / "sealed.qcow2")
+    assert not (tmp_path / "sealed.qcow2").exists()
+
+
+def test_names_that_options_could_take_for_something_else(tmp_path):
+    directory = tmp_path / 'a,b:c"d'
+    directory.mkdir()
+    root, tip, sealed = (directory / f"{name},1.qcow2" for name in ("root", "tip", "sealed"))
+    qcow2.create(root, size=MIB)
+    qcow2.create(tip, backing=root)
+    qemu_io(tip, "write -P 5 64k 64k")
+    qcow2.seal(tip, root, root, sealed)
+    assert identical(tip, sealed)
 
 
 def test_sealing_while_qemu_runs_on_top(tmp_path):

@@ -38,7 +38,7 @@ def gate(project):
     script = directory / "qemu-img"
     script.write_text(
         "#!/bin/sh\n"
-        'case " $* " in *" rebase --image-opts "*)\n'
+        'case " $* " in *" commit -q "*)\n'
         f"  while [ ! -e {directory}/open ]; do sleep 0.05; done\n"
         f"  [ ! -e {directory}/full ] || {{ echo 'qemu-img: No space left on device' >&2; exit 1; }} ;;\n"
         "esac\n"
