@@ -126,7 +126,8 @@ class ChainBuilder:
             self.running = None
         self.sealer.settle()
         for work in self.sealer.published:
-            work.discard()
+            with phase(self.listener, work.node, "clean-up"):
+                work.discard()
         self.sealer.published.clear()
 
     def _node(self, node: Node, *, last: bool) -> None:

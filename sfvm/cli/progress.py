@@ -122,7 +122,8 @@ def profiling(path: Path, stream: IO[str] | None) -> Iterator[Listener]:
     try:
         if path.exists() and not path.is_file():
             raise FileExistsError(errno.EEXIST, "it is no regular file")
-        file = draft.open("w", encoding="utf-8")
+        draft.touch()
+        draft.unlink()  # until the end: whoever is killed leaves nothing
     except OSError as error:
         raise UsageError(f"--profile {path} cannot be written", why=error.strerror, hint="name another file") from error
     from sfvm.cli.trace import chrome, profile, table
@@ -130,7 +131,7 @@ def profiling(path: Path, stream: IO[str] | None) -> Iterator[Listener]:
     happened: list[Event] = []
 
     def listener(event: Event) -> None:
-        if not isinstance(event, events.Output):
+        if not isinstance(event, events.Output | events.Bundling):  # many, and no spans
             happened.append(event)
 
     try:
@@ -138,8 +139,7 @@ def profiling(path: Path, stream: IO[str] | None) -> Iterator[Listener]:
     finally:
         found = profile(happened, time.time())
         try:
-            with file:
-                json.dump(chrome(found, shlex.join(["sfvm", *sys.argv[1:]])), file)
+            draft.write_text(json.dumps(chrome(found, shlex.join(["sfvm", *sys.argv[1:]]))), encoding="utf-8")
             draft.replace(path)
         except OSError as error:
             draft.unlink(missing_ok=True)

@@ -28,13 +28,15 @@ def compose(bench: Bench) -> list[Result]:
     finished = Finished(node, None, b"", b"")
     plain, composed = bench.home / "plain.raw", bench.home / "composed.raw"
 
+    def clear() -> None:
+        for path in (plain, composed):
+            path.unlink(missing_ok=True)
+
     def convert() -> None:
-        plain.unlink(missing_ok=True)
         qcow2.qemu_img("convert", "-f", "qcow2", "-O", "raw", node, plain)
 
     def ours() -> None:
-        composed.unlink(missing_ok=True)
         make(finished, layout, 8 << 30, "x86_64", composed, lambda done: None, Cancellation())
 
-    theirs, mine = alternately([convert, ours], 3)
+    theirs, mine = alternately([convert, ours], 5, clear)
     return [Result("compose a disk / qemu-img convert", mine, theirs, 1.3)]

@@ -140,12 +140,15 @@ def timed(action: Callable[[], object]) -> float:
     return time.monotonic() - begun
 
 
-def alternately(actions: Sequence[Callable[[], object]], times: int) -> list[float]:
-    """The median seconds of each of *actions*. They take turns in an order that changes, so that whatever else the
-    machine does is fair."""
+def alternately(
+    actions: Sequence[Callable[[], object]], times: int, before: Callable[[], object] = lambda: None
+) -> list[float]:
+    """The median seconds of each of *actions*; *before* each, something is done that does not count. They take turns in
+    an order that changes, so that whatever else the machine does is fair."""
     seconds: list[list[float]] = [[] for _ in actions]
     for _ in range(times):
         for number in random.sample(range(len(actions)), len(actions)):
+            before()
             seconds[number].append(timed(actions[number]))
     return [statistics.median(column) for column in seconds]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 
 from tests.bench.debian import ground
-from tests.bench.measure import Bench, Result, command, sfvm, timed
+from tests.bench.measure import Bench, Result, alternately, command, sfvm
 
 HEAD = '<filesystem xmlns="urn:sfvm:1" name="{}" parent="{}"><param name="text" default="a"/><steps>'
 TAIL = "</steps></filesystem>"
@@ -40,23 +41,27 @@ def edit(bench: Bench) -> list[Result]:
     specs = bench.specs(**texts)
     output = bench.home / "out"
 
-    def image(text: str) -> float:
-        return sfvm(
-            "build", "e4", "--specs", str(specs), "--param", f"e4:text={text}", "--bundle", "qcow2",
-            "--output", str(output), *more, repository=repository,
-        ).seconds  # fmt: skip
+    numbers = itertools.count()
 
-    image("a")  # the tree, untimed
-    start, copy, result = output / "e4-qcow2" / "e4.qcow2", bench.home / "copy.qcow2", bench.home / "result.qcow2"
+    def image() -> None:
+        sfvm(
+            "build", "e4", "--specs", str(specs), "--param", f"e4:text={next(numbers)}", "--bundle", "qcow2",
+            "--output", str(output), *more, repository=repository,
+        )  # fmt: skip
+
+    image()  # the tree, untimed
+    start, copy, result = bench.home / "start.qcow2", bench.home / "copy.qcow2", bench.home / "result.qcow2"
+    (output / "e4-qcow2" / "e4.qcow2").rename(start)
+
+    def clear() -> None:
+        for path in (copy, result):
+            path.unlink(missing_ok=True)
 
     def customize() -> None:
         command(["qemu-img", "create", "-q", "-f", "qcow2", "-b", start, "-F", "qcow2", copy])()
         words = ["virt-customize", "-q", "--no-network", "--format", "qcow2", "-a", copy, "--write", "/srv/e4:c"]
         command(words, LIBGUESTFS_BACKEND="direct")()
         command(["qemu-img", "convert", "-O", "qcow2", copy, result])()
-        copy.unlink()
-        result.unlink()
 
-    theirs = statistics.median(timed(customize) for _ in range(3))
-    ours = statistics.median(image(text) for text in "bcd")
+    ours, theirs = alternately([image, customize], 3, clear)
     return [Result("edit in a leaf to a qcow2 that boots / virt-customize", ours, theirs, 0.35)]

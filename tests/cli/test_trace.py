@@ -197,6 +197,7 @@ def test_the_file_is_whole_however_the_build_ends(tmp_path, error):
             for event in STORY[:13]:
                 listener(event)
             assert path.read_text() == "an older one"
+            assert list(tmp_path.iterdir()) == [path]
             if error:
                 raise error
     except (ValueError, Interrupted) as caught:
