@@ -20,6 +20,8 @@ class Command:
     *user* a name or number of the guest (None: root), *env* added to a small clean environment, *timeout* in seconds
     (None: no limit), *network* whether it may use the network, *place* says where the script runs: ``guest`` (chroot,
     the guest's own userland) or ``appliance`` (the appliance's tools, the guest mounted on ``/sysroot``).
+    *packages*: it is a package manager, so what it fetches over HTTP may come from the host's download cache, and it
+    finds :data:`KEPT`.
     """
 
     script: str
@@ -30,6 +32,11 @@ class Command:
     timeout: float | None = None
     network: bool = True
     place: str = "guest"
+    packages: bool = False
+
+
+KEPT = "/run/sfvm/packages"
+"""A directory that is the same one for every package manager of one appliance, and never part of the guest."""
 
 
 class CommandFailed(Exception):

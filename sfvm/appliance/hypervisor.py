@@ -20,6 +20,8 @@ from sfvm.errors import ApplianceError
 from sfvm.events import Listener, Notice
 
 SESSION = "qemu:///session"
+ADDED = 200
+"""The SCSI target of a disk that is added to a running VM: libguestfs counts those of its own from 0."""
 
 
 class Hypervisor(Protocol):
@@ -33,6 +35,12 @@ class Hypervisor(Protocol):
 
     def snapshot(self, overlay: Path) -> None:
         """Switch the first drive to a new *overlay* over what it has been."""
+
+    def attach(self, disk: Path, serial: str) -> None:
+        """Add a read-only *disk* in raw format to the running VM, where its serial number tells it from others.
+
+        :raises ApplianceError: the hypervisor refuses
+        """
 
     def kill(self) -> None:
         """End the VM at once; from any thread; harmless when it is gone."""
@@ -61,6 +69,13 @@ class Direct:
         self.monitor.execute(
             "blockdev-snapshot-sync", {"device": "hd0", "snapshot-file": str(overlay), "format": "qcow2"}
         )
+
+    def attach(self, disk: Path, serial: str) -> None:
+        assert self.monitor is not None  # started
+        file = {"driver": "file", "filename": str(disk)}
+        self.monitor.execute("blockdev-add", {"node-name": serial, "driver": "raw", "read-only": True, "file": file})
+        device = {"driver": "scsi-hd", "drive": serial, "bus": "scsi.0", "scsi-id": ADDED, "serial": serial}
+        self.monitor.execute("device_add", {**device, "id": serial})
 
     def kill(self) -> None:
         if self.pid is not None:
@@ -107,6 +122,20 @@ class Libvirt:
             self._domain.snapshotCreateXML(request, flags)
         except libvirt.libvirtError as error:
             raise ApplianceError("libvirt refused a live snapshot", why=str(error)) from error
+
+    def attach(self, disk: Path, serial: str) -> None:
+        import libvirt
+
+        xml = ElementMaker()
+        request = xml.disk(
+            xml.driver(name="qemu", type="raw"), xml.source(file=str(disk)), xml.target(dev="sdz", bus="scsi"),
+            xml.readonly(), xml.serial(serial),
+            xml.address(type="drive", controller="0", bus="0", target=str(ADDED), unit="0"), type="file", device="disk",
+        )  # fmt: skip
+        try:
+            self._domain.attachDevice(etree.tostring(request, encoding="unicode"))
+        except libvirt.libvirtError as error:
+            raise ApplianceError("libvirt refused another disk", why=str(error)) from error
 
     def kill(self) -> None:
         import libvirt

@@ -101,6 +101,7 @@ def _ours() -> dict[str, tuple[Path, int]]:
         "usr/lib/sfvm/run": (home / "run", 0o755),
         "usr/lib/sfvm/wait": (home / "wait", 0o755),
         "usr/lib/sfvm/terminal": (home / "terminal", 0o755),
+        "usr/lib/sfvm/unpacked": (home / "unpacked", 0o755),
         "usr/sbin/tar": (home / "tar", 0o755),  # guestfsd's PATH has /usr/sbin before /usr/bin
     }
 

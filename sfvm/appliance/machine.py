@@ -23,10 +23,12 @@ from sfvm.appliance.image import Image
 from sfvm.appliance.profile import V2, Profile
 from sfvm.appliance.runner import Runner
 from sfvm.appliance.scratch import Scratch
+from sfvm.appliance.supply import Supply
 from sfvm.appliance.terminal import attach
 from sfvm.appliance.waiting import interruptible, quiet
 from sfvm.appliance.warm import State
 from sfvm.errors import ApplianceError
+from sfvm.events import Listener
 from sfvm.guest import Command
 
 if TYPE_CHECKING:
@@ -118,6 +120,7 @@ class Appliance:
         self.channel = LogChannel(directory / "log", log, Booted())
         self.terminal = directory / "terminal"
         self.restored = False
+        self.supply: Supply | None = None
         self._handle: guestfs.GuestFS | None = None
         self._mounted = False
         self.guest: ApplianceGuest
@@ -177,6 +180,15 @@ class Appliance:
         self.restored = state is not None
         self.scratch.note(self.hypervisor.started(handle))
         self.guest = ApplianceGuest(handle, Runner(handle, self.channel, self._died, self.kill), self._died)
+
+    def supplied(self, downloads: Path, exchange: Path, listener: Listener) -> None:
+        """Let package managers use the host's download cache in *downloads* and, where the CPU is emulated, packages
+        that the host unpacks into the file *exchange*. A VM on another host does not reach ours."""
+        if self.connection != "direct" and ":///" not in self.connection:
+            return
+        runner = self.guest.runner
+        path = exchange if self.profile.emulated else None
+        self.supply = runner.supply = Supply(downloads, path, self.hypervisor, runner.shell, listener)
 
     @staticmethod
     def _launch(handle: guestfs.GuestFS) -> None:
@@ -338,6 +350,8 @@ class Appliance:
             with contextlib.suppress(RuntimeError):
                 handle.shutdown()
             handle.close()
+        if self.supply is not None:
+            self.supply.close()
         if self.directory.exists():
             self.channel.close()
             self.scratch.close()

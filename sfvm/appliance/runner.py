@@ -6,7 +6,7 @@ import base64
 import collections
 import itertools
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from sfvm.appliance.channel import LogChannel
@@ -28,7 +28,8 @@ CAPTURED = 1 << 20
 
 
 class Runner:
-    """See the module. *died* makes the error for a VM that no longer answers, *kill* ends the VM."""
+    """See the module. *died* makes the error for a VM that no longer answers, *kill* ends the VM; *supply* gives
+    variables for the environment of package managers."""
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class Runner:
         self.channel = channel
         self.died = died
         self.kill = kill
+        self.supply: Callable[[], Mapping[str, str]] = dict
         self._numbers = itertools.count(1)
 
     def run(self, command: Command, *, capture: bool = False) -> str:
@@ -99,8 +101,10 @@ class Runner:
             "timeout": "" if command.timeout is None else f"{command.timeout:.3f}",
             "network": "yes" if command.network else "no",
             "capture": "yes" if capture else "no",
+            "packages": "yes" if command.packages else "no",
         }
-        environment = " ".join(shlex.quote(f"{name}={value}") for name, value in (command.env or {}).items())
+        variables = {**(self.supply() if command.packages and command.network else {}), **(command.env or {})}
+        environment = " ".join(shlex.quote(f"{name}={value}") for name, value in variables.items())
         settings = [f"{name}={shlex.quote(value)}\n" for name, value in job.items()]
         files = {"job": "".join([*settings, f"environment=({environment})\n"]), "script": command.script}
         chunks = [(name, piece) for name, content in files.items() for piece in _pieces(content.encode())]

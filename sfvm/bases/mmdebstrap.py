@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
+from sfvm import apt
 from sfvm.document import Element
 from sfvm.errors import Place, SpecError
 from sfvm.guest import Command, Guest
@@ -114,13 +115,15 @@ class Mmdebstrap:
             '--aptopt=Acquire::Languages "none"',
             '--aptopt=Acquire::Retries "3"',
             '--aptopt=APT::Sandbox::User "root"',
+            f'--aptopt=DPkg::Pre-Install-Pkgs:: "{apt.UNPACKED}"',
             '--customize-hook=rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap"',
+            "--customize-hook=" + apt.keep('"$1"'),
             *([f"--include={','.join(self.include)}"] if self.include else []),
             *([f"--keyring={self.keyring}"] if self.keyring else []),
             self.suite,
             "/sysroot",
             *([self.mirror] if self.mirror else []),
         ]
-        guest.run(Command(f"{shlex.join(words)}\nsync --file-system /sysroot\n", place="appliance"))
+        guest.run(Command(f"{shlex.join(words)}\nsync --file-system /sysroot\n", place="appliance", packages=True))
         for name in ("/etc/hostname", "/etc/resolv.conf"):  # mmdebstrap copies the appliance's
             guest.remove(name)

@@ -34,6 +34,7 @@ from sfvm.errors import SfvmError, StepError
 from sfvm.events import ApplianceStarted, Listener, NodeStarted, StepFinished, StepStarted, Waiting, phase
 from sfvm.guest import CommandFailed
 from sfvm.repository import Repository, Work
+from sfvm.repository.files import temporary
 from sfvm.spec.model import Disk
 from sfvm.tree import Node
 from sfvm.verbs import Base, Step
@@ -310,6 +311,7 @@ class ChainBuilder:
             listener=self.listener,
             node=node.name,
         )
+        appliance.supplied(self.repository.mirror, temporary(self.repository.temporary(), "exchange"), self.listener)
         self.running = Running(appliance, overlay, files)
         self.stop.check()  # nobody could kill it before
         seconds = time.monotonic() - begun

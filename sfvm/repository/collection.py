@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfvm import qcow2
+from sfvm.downloads.store import Store
 from sfvm.errors import SfvmError
 from sfvm.repository.files import Lock, sync, wait, writing
 from sfvm.repository.manifest import KEY
@@ -137,7 +138,7 @@ class _Collector:
         self.twins(needed)
         work = self.work(work_age)
         self.quarantine()
-        for path in leftovers(self.repository):
+        for path in (*leftovers(self.repository), *Store(self.repository.mirror).outdated()):
             self.remove(path)
         return Removed(tuple(nodes), tuple(work), self.files, self.bytes)
 

@@ -47,7 +47,7 @@ class Repository:
         nodes/<key>.json          manifests
         names/<name>              what a name has stood for, a JSON line each
         work/<key>/               checkpoints and journal of an unfinished build
-        logs/<key>.log, downloads/sha256/, quarantine/, tmp/
+        logs/<key>.log, downloads/sha256/, downloads/mirror/, quarantine/, tmp/
         lock/<key>                who builds it; lock/leases/: what gc must keep; lock/gc: shared to publish
 
     :raises RepositoryError: it is of a newer version
@@ -347,6 +347,11 @@ class Repository:
     def download(self, sha256: str) -> Path:
         """Where the download with this SHA-256 is kept, there or not."""
         return self.root / "downloads" / "sha256" / sha256
+
+    @property
+    def mirror(self) -> Path:
+        """The directory of what guests have downloaded over HTTP (:mod:`sfvm.downloads.store`)."""
+        return self.root / "downloads" / "mirror"
 
     def store_download(self, source: Path, sha256: str) -> Path:
         """Keep a copy of *source*, whose content must have this SHA-256; return it.

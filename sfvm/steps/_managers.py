@@ -6,12 +6,15 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sfvm import apt
 from sfvm.errors import StepError
 from sfvm.guest import Guest
 
 APT = (
     "apt-get -q -y -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-unsafe-io -o Dpkg::Options::=--force-confdef "
-    "-o Dpkg::Options::=--force-confold -o Acquire::Languages=none -o Acquire::Retries=3"
+    "-o Dpkg::Options::=--force-confold -o Acquire::Languages=none -o Acquire::Retries=3 -o Acquire::PDiffs=false "
+    f"-o Dir::State::lists={apt.LISTS} -o Dir::Cache::pkgcache={apt.HOME}/pkgcache.bin "
+    f"-o Dir::Cache::srcpkgcache={apt.HOME}/srcpkgcache.bin -o DPkg::Pre-Install-Pkgs::={shlex.quote(apt.UNPACKED)}"
 )
 
 
@@ -34,7 +37,7 @@ class Manager:
 MANAGERS = (
     Manager(
         "/usr/bin/apt-get",
-        f"{APT} update",
+        apt.refresh(f"{APT} update"),
         f"{APT} {{recommends}} install {{}}",
         f"{APT} --auto-remove purge {{}}",
         f"{APT} {{recommends}} dist-upgrade",

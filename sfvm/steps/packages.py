@@ -92,7 +92,7 @@ class Packages:
         script = _managers.script(manager, self.install, self.remove, upgrade=self.upgrade, recommends=self.recommends)
         held = self._hold(guest, POLICY, REFUSE, 0o755)
         initramfs = None if self.initramfs else self._hold(guest, INITRAMFS, LATER, 0o644)
-        guest.run(Command(script, env=None if self.initramfs else NO_INITRD))
+        guest.run(Command(script, env=None if self.initramfs else NO_INITRD, packages=True))
         # A failure needs no restoring: the state before this step is kept, and this one is thrown away.
         self._release(guest, POLICY, REFUSE, held)
         if not self.initramfs:
