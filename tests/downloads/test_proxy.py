@@ -328,14 +328,15 @@ def test_a_server_that_speaks_no_http(client: Client) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def babble() -> None:
-            for _ in range(2):
-                connection, _address = server.accept()
-                with connection:
-                    connection.recv(1 << 16)
-                    connection.sendall(b"this is no HTTP\r\n\r\n")
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"this is no HTTP\r\n\r\n")
 
-        threading.Thread(target=babble, daemon=True).start()
+        talking = threading.Thread(target=babble)
+        talking.start()
         assert client.status(f"http://{HOST}:{server.getsockname()[1]}/") == 502
+        talking.join()
 
 
 def test_the_hosts_own_proxy(mirror: Mirror, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,12 +35,13 @@ def lines(make: Maker, guest: Directory, xml: str) -> list[str]:
     make(xml).run(guest)
     (command,) = guest.commands
     assert command.network
+    assert command.packages
     return command.script.splitlines()
 
 
 def test_apt(make: Maker, debian: Installing) -> None:
-    update, install, remove, clean = lines(make, debian, '<packages install="a b" remove="c"/>')
-    assert update.endswith(" update")
+    *refresh, install, remove, clean = lines(make, debian, '<packages install="a b" remove="c"/>')
+    assert sum(line.endswith(" update") for line in refresh) == 1
     assert install.endswith(" --no-install-recommends install a b")
     assert "--force-unsafe-io" in install
     assert remove.endswith(" --auto-remove purge c")
@@ -49,7 +50,7 @@ def test_apt(make: Maker, debian: Installing) -> None:
 
 
 def test_apt_with_recommended_packages_and_upgrade(make: Maker, debian: Installing) -> None:
-    _, upgrade, install, _ = lines(make, debian, '<packages install="a" upgrade="yes" recommends="yes"/>')
+    *_, upgrade, install, _ = lines(make, debian, '<packages install="a" upgrade="yes" recommends="yes"/>')
     assert upgrade.endswith(" --install-recommends dist-upgrade")
     assert install.endswith(" --install-recommends install a")
 
