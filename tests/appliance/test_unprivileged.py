@@ -80,6 +80,20 @@ for restored in (False, True, True):
 assert len(drawn) == 6, drawn
 print(len(store.states()), told)
 """
+SUPPLIED = """
+from sfvm.guest import Command
+with boot() as appliance:
+    appliance.format("ext4")
+    appliance.mount()
+    appliance.supplied(home / "mirror", home / "exchange", listen)
+    command = Command("echo $http_proxy; read -r _ _ disk </run/sfvm/supply; blockdev --getsize64 $disk",
+                      place="appliance", packages=True)
+    proxy, size = appliance.guest.capture(command).split()
+    assert proxy.startswith("http://sfvm:"), proxy
+    assert int(size) == (home / "exchange").stat().st_size
+    appliance.checkpoint(home / "d.qcow2")
+print(told, (home / "exchange").exists())
+"""
 WAITING = """
 with boot() as appliance:
     print(appliance.directory, flush=True)
@@ -138,6 +152,14 @@ def test_a_domain_is_saved_and_restored(home: Path) -> None:
         told, _ = process.communicate(timeout=600)
     assert process.returncode == 0
     assert told == "1 []\n"
+    assert emulators(home) == []
+
+
+def test_a_domain_is_supplied_with_packages(home: Path) -> None:
+    with start(home, SUPPLIED) as process:
+        told, _ = process.communicate(timeout=600)
+    assert process.returncode == 0
+    assert told == "[] False\n"
     assert emulators(home) == []
 
 

@@ -63,6 +63,7 @@ def words(make: Maker, guest: Directory, xml: str) -> list[str]:
     (command,) = guest.commands
     assert command.place == "appliance"
     assert command.network
+    assert command.packages
     install, sync = command.script.splitlines()
     assert sync == "sync --file-system /sysroot", "an error of writing is an error of the base"
     nosync, tool, *found = shlex.split(install)

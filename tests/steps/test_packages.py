@@ -35,6 +35,7 @@ def lines(make: Maker, guest: Directory, xml: str) -> list[str]:
     make(xml).run(guest)
     (command,) = guest.commands
     assert command.network
+    assert command.packages
     return command.script.splitlines()
 
 
