@@ -54,6 +54,13 @@ class Waiting(Event):
 
 
 @dataclass(frozen=True)
+class NodeFound(Event):
+    """A node that was to be built is there: another process has built it meanwhile."""
+
+    node: str
+
+
+@dataclass(frozen=True)
 class Preparing(Event):
     """Something is made ready once (appliance, download); *fraction* is 0 to 1, or None when unknown."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import re
 import socket
 import threading
 from collections.abc import Callable
@@ -15,9 +16,10 @@ from pathlib import Path
 
 from sfvm.appliance.handshake import Handshake
 
-END = "\x1e"
-"""Begins the last line of a command's output: ASCII's record separator, then ``NUMBER STATUS``; ``READY`` is init's."""
-READY = f"{END}ready"
+END = re.compile("\x1e([0-9]{1,20}) ([0-9]{1,3})")
+"""The last line of a command's output: ASCII's record separator, ``NUMBER STATUS``. Anything else is output."""
+READY = "\x1eready"
+"""What ``init`` says, once, before there is any guest: one that says it later is not heard."""
 MAX_LINE = 64 << 10
 
 
@@ -55,26 +57,29 @@ class LogChannel:
 
     def _read(self) -> None:
         connection, _ = self._listener.accept()
-        # Whatever ends the connection means that the appliance is gone: who waits for a command is told.
-        with connection, contextlib.suppress(OSError):
-            self.handshake.opened(connection.sendall)
-            self._take(connection)
-        self._ends.put(None)
+        try:
+            # Whatever ends the connection means that the appliance is gone: who waits for a command is told.
+            with connection, contextlib.suppress(OSError):
+                self.handshake.opened(connection.sendall)
+                self._take(connection)
+        finally:
+            self._ends.put(None)
 
     def _take(self, connection: socket.socket) -> None:
-        rest = b""
+        rest, booting = b"", True
         empty = False  # an empty line is held back: one stands before the end record and is not the command's
         while data := connection.recv(64 << 10):
             *lines, rest = (rest + data).split(b"\n")
             for raw in lines:
                 line = raw.decode("utf-8", errors="replace").rstrip("\r")
-                if line.startswith(END):
+                end = END.fullmatch(line)
+                if end or (booting and line == READY):
                     empty = False
-                    if line == READY:
-                        self.handshake.ready(connection.sendall)
+                    if end:
+                        self._ends.put((int(end[1]), int(end[2])))
                     else:
-                        number, status = line[1:].split()
-                        self._ends.put((int(number), int(status)))
+                        booting = False
+                        self.handshake.ready(connection.sendall)
                     continue
                 if empty:
                     self.log("")

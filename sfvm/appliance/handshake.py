@@ -60,7 +60,12 @@ class Restored:
     refuse: Callable[[str], None]
 
     def opened(self, send: Send) -> None:
-        if self.state.intact():
+        try:
+            intact = self.state.intact()
+        except OSError as error:  # gc of another process has taken it
+            self.refuse(f"its state cannot be read: {error.strerror}")
+            return
+        if intact:
             send(go("restored"))
         else:
             self.refuse("its bytes are not those that were saved")

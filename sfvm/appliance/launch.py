@@ -14,7 +14,7 @@ from sfvm.appliance.image import Image
 from sfvm.appliance.machine import Appliance, Drive, Shape, start
 from sfvm.appliance.migration import write_state
 from sfvm.appliance.profile import Profile
-from sfvm.appliance.qmp import Monitor
+from sfvm.appliance.qmp import Monitor, Refused
 from sfvm.config import Settings
 from sfvm.errors import ApplianceError
 from sfvm.events import Listener, Notice, phase
@@ -91,6 +91,9 @@ class _States:
         self.listener(Notice(f"a saved appliance was not used and is removed, this one boots ({why})"))
         self.store.discard(self.key, state, why)
 
+    def _unsaved(self, why: str) -> None:
+        self.listener(Notice(f"the appliance could not be saved for the next time ({why})"))
+
     def saver(self, shape: Shape) -> Callable[[Path, Path], None] | None:
         """What saves the appliance during its boot; None when there is no room for it."""
         if not self.store.has_room(shape.memory << 20):
@@ -98,13 +101,14 @@ class _States:
 
         def save(monitor: Path, directory: Path) -> None:
             try:
-                with Monitor(monitor) as connection:
+                with contextlib.closing(Monitor(monitor)) as connection:
                     self.store.save(self.key, lambda file: write_state(connection, directory, file))
             except OSError as error:
-                self.listener(Notice(f"the appliance could not be saved for the next time ({error})"))
-            except ApplianceError as error:
-                self.listener(Notice(f"the appliance could not be saved for the next time ({error.why or error.what})"))
-                with contextlib.suppress(OSError):
-                    self.store.refuse(self.key, error.why or error.what)
+                self._unsaved(str(error))
+            except Refused as error:
+                self._unsaved(error.why or error.what)
+                self.store.refuse(self.key, error.why or error.what)
+            except ApplianceError:
+                pass  # it has died: the launch tells
 
         return save

@@ -320,8 +320,6 @@ class Appliance:
         """
         return self.guest.capture(Command(script, shell="/bin/bash -e", place="appliance", timeout=timeout))
 
-    appliance_run = run
-
     def interactive(self, command: str | None) -> int:
         """A terminal in the guest on the user's terminal, or *command* there; return its exit status."""
         return attach(self.guest.runner, self.terminal, command, self.kill)

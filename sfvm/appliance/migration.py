@@ -7,13 +7,14 @@ import socket
 from pathlib import Path
 from typing import IO
 
-from sfvm.appliance.qmp import Monitor
-from sfvm.errors import ApplianceError
+from sfvm.appliance.qmp import Monitor, Refused
 
 BANDWIDTH = 1 << 40
 """Bytes per second: no limit (QEMU's own is 128 MiB)."""
 DOWNTIME = 60_000
 """Milliseconds that the VM may stand still: it does nothing meanwhile but wait for us, so one pass is enough."""
+PATIENCE = 60.0
+"""Seconds without a byte after which QEMU counts as gone."""
 CHUNK = 1 << 20
 
 
@@ -23,20 +24,23 @@ def write_state(monitor: Monitor, directory: Path, target: IO[bytes]) -> str:
 
     Over a socket, because the QEMU of a libvirt domain may start no programs (``-sandbox spawn=deny``).
 
-    :raises ApplianceError: QEMU cannot save it; the VM goes on
-    :raises OSError: *target* cannot be written; the VM goes on
+    :raises Refused: QEMU cannot save it; the VM goes on
+    :raises ApplianceError: QEMU is gone
+    :raises OSError: *target* cannot be written, or QEMU sends nothing; the VM goes on
     """
     path = directory / "outgoing"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.settimeout(PATIENCE)
         listener.bind(str(path))
         listener.listen(1)
-        capabilities = [{"capability": "events", "state": True}]
-        monitor.execute("migrate-set-capabilities", {"capabilities": capabilities})
-        monitor.execute("migrate-set-parameters", {"max-bandwidth": BANDWIDTH, "downtime-limit": DOWNTIME})
-        monitor.execute("migrate", {"uri": f"unix:{path}"})
         try:
+            capabilities = [{"capability": "events", "state": True}]
+            monitor.execute("migrate-set-capabilities", {"capabilities": capabilities})
+            monitor.execute("migrate-set-parameters", {"max-bandwidth": BANDWIDTH, "downtime-limit": DOWNTIME})
+            monitor.execute("migrate", {"uri": f"unix:{path}"})
             connection, _ = listener.accept()
             with connection:
+                connection.settimeout(PATIENCE)
                 sha256 = _receive(connection, target)
         finally:
             path.unlink()
@@ -44,7 +48,7 @@ def write_state(monitor: Monitor, directory: Path, target: IO[bytes]) -> str:
         pass
     monitor.execute("cont", {})
     if status == "failed":
-        raise ApplianceError("QEMU cannot save the appliance", why=str(monitor.execute("query-migrate", {})))
+        raise Refused("QEMU cannot save the appliance", why=str(monitor.execute("query-migrate", {})))
     return sha256
 
 

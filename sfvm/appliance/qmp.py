@@ -6,14 +6,17 @@ import contextlib
 import json
 import socket
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from sfvm.errors import ApplianceError
 
 
+class Refused(ApplianceError):
+    """QEMU lives, and does not do what it was asked for."""
+
+
 class Monitor:
-    """A connection to the monitor at *path*; a context manager that closes it."""
+    """A connection to the monitor at *path*."""
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -29,7 +32,8 @@ class Monitor:
     def execute(self, command: str, arguments: dict[str, Any]) -> Any:
         """Run *command* and return its result.
 
-        :raises ApplianceError: QEMU refuses, or is gone
+        :raises Refused: QEMU says why not
+        :raises ApplianceError: QEMU is gone
         """
         with self._gone():
             self._file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
@@ -39,7 +43,7 @@ class Monitor:
             if "return" in answer:
                 return answer["return"]
             if "error" in answer:
-                raise ApplianceError(f"QEMU refused {command}", why=answer["error"]["desc"])
+                raise Refused(f"QEMU refused {command}", why=answer["error"]["desc"])
 
     def event(self, name: str) -> dict[str, Any]:
         """Wait for the next event *name* and return its data.
@@ -68,11 +72,3 @@ class Monitor:
         with contextlib.suppress(OSError):
             self._file.close()
         self._socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

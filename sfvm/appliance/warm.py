@@ -120,7 +120,8 @@ class Store:
 
         :raises OSError: it cannot be written; nothing is kept then
         """
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.chmod(0o700)
         with self._alone() as alone:
             if not alone or self._path(key, REFUSED).exists() or self._path(key, RECORD).exists():
                 return False
@@ -147,14 +148,15 @@ class Store:
     def discard(self, key: str, state: State | None, why: str) -> None:
         """Remove the state with *key*. One that has never worked is not made again: *why* is kept instead."""
         for suffix in (RECORD, STATE, PROVED):
-            self._path(key, suffix).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another user's, perhaps: it is looked at again the next time
+                self._path(key, suffix).unlink()
         if state is not None and not state.proved:
-            with contextlib.suppress(OSError):
-                self.refuse(key, why)
+            self.refuse(key, why)
 
     def refuse(self, key: str, why: str) -> None:
         """Make no state with *key* any more."""
-        self._path(key, REFUSED).write_text(why, encoding="utf-8")
+        with contextlib.suppress(OSError):  # only a mark
+            self._path(key, REFUSED).write_text(why, encoding="utf-8")
 
     def states(self) -> tuple[Path, ...]:
         """The files of all states, the least recently used first."""

@@ -31,7 +31,7 @@ from sfvm.build.sealing import Finished, Sealer
 from sfvm.cancellation import Cancellation
 from sfvm.config import Settings
 from sfvm.errors import SfvmError, StepError
-from sfvm.events import ApplianceStarted, Listener, NodeStarted, StepFinished, StepStarted, Waiting, phase
+from sfvm.events import ApplianceStarted, Listener, NodeFound, NodeStarted, StepFinished, StepStarted, Waiting, phase
 from sfvm.guest import CommandFailed
 from sfvm.repository import Repository, Work
 from sfvm.repository.files import temporary
@@ -139,6 +139,7 @@ class ChainBuilder:
             if self.repository.built(node.key):  # by another process, meanwhile
                 self._stop()
                 self.repository.point(node.name, node.key)
+                self.listener(NodeFound(node.name))
                 self.sealed(node.key)
             else:
                 self.sealer.submit(self._build(node, last=last), lock.pop_all())

@@ -24,8 +24,6 @@ from sfvm.cli.output import duration, plural, size, style
 from sfvm.errors import UsageError
 from sfvm.events import Event, Listener
 
-LOGS = ("auto", "live", "plain")
-
 
 def started() -> events.Started:
     """The event that a command begins now. To a hundredth of a second: the process's start is counted in clock ticks
@@ -174,6 +172,8 @@ class Plain:
             case events.Planned(nodes=nodes, cached=cached):
                 todo = len(nodes) - len(cached)
                 return f"{plural(todo, 'node')} to build, {len(cached)} built already" if todo else None
+            case events.NodeFound(node=node):
+                return f"{node}: built by another process"
             case events.Waiting(node=node, holder=holder):
                 return f"{node}: waiting for {holder}, which builds the same node"
             case events.Preparing():

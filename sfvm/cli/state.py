@@ -67,6 +67,9 @@ class BuildState:
             case events.Waiting():
                 node = self._node(event.node)
                 node.phase, node.line = BLOCKED, f"waiting for {event.holder}"
+            case events.NodeFound():
+                node = self._node(event.node)
+                node.phase, node.line = CACHED, ""
             case events.Preparing(done=True):
                 self.preparing.pop(event.what, None)
             case events.Preparing():

@@ -123,6 +123,8 @@ def profile(happened: Iterable[Event], end: float) -> Profile:
                     host.begin(what, what, event.time)
             case events.Waiting(node=node, holder=holder):
                 track(node).begin("waiting", "waiting for another build", event.time, holder=holder)
+            case events.NodeFound(node=node):
+                track(node).end("waiting", event.time)
             case events.NodeStarted(node=node, key=key):
                 track(node).end("waiting", event.time)
                 track(node).begin(node, "between steps", event.time, key=key)

@@ -264,12 +264,8 @@ class _Handler(BaseHTTPRequestHandler):
         for block in _blocks(response):
             self._write(last, chunked)
             last, size = block, size + len(block)
-            try:
-                if size > MAX_KEPT:
-                    draft = None
-                if draft is not None:
-                    draft.write(block)
-            except OSError:  # no room: it is passed on only
+            if draft is not None and not (size <= MAX_KEPT and draft.write(block)):
+                draft.give_up()
                 draft = None
         if draft is not None:
             # Before the client knows that this is all: then it asks for what was unpacked.

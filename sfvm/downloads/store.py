@@ -125,11 +125,19 @@ class Draft:
         self.digest = hashlib.sha256()
         self.size = 0
 
-    def write(self, data: bytes) -> None:
-        """:raises OSError: it cannot be written"""
-        self.file.write(data)
+    def write(self, data: bytes) -> bool:
+        """Whether there was room for *data*."""
+        try:
+            self.file.write(data)
+        except OSError:
+            return False
         self.digest.update(data)
         self.size += len(data)
+        return True
+
+    def give_up(self) -> None:
+        """Keep nothing of it; its room is free at once."""
+        self.path.unlink(missing_ok=True)
 
     def keep(self) -> str:
         """Put it into the store; return its SHA-256.

@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import secrets
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -138,16 +140,28 @@ class Lock:
                 raise
             os.close(descriptor)  # removed by its last holder between open and flock: take the new one
 
-    def describe(self, holder: dict[str, Any]) -> None:
-        """Write down who holds it, for those who wait."""
+    def describe(self, **more: Any) -> None:
+        """Write down who holds it (and *more*), for those who wait: see :func:`holder`."""
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
+        told = {"pid": os.getpid(), "command": command, "since": time.time(), **more}
         os.ftruncate(self.descriptor, 0)
-        os.pwrite(self.descriptor, json.dumps(holder).encode(), 0)
+        os.pwrite(self.descriptor, json.dumps(told).encode(), 0)
 
     def release(self, *, remove: bool = False) -> None:
         """Give it up; *remove* the file as well (those who wait notice and make a new one)."""
         if remove:
             self.path.unlink(missing_ok=True)
         os.close(self.descriptor)
+
+
+def holder(path: Path) -> str:
+    """Who holds the lock *path*, for people."""
+    try:
+        told = json.loads(path.read_bytes())
+        since = time.strftime("%H:%M", time.localtime(told["since"]))
+        return f"pid {told['pid']} ({told['command']}) since {since}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"  # it has the lock, but not yet written its name
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

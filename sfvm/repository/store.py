@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shlex
 import shutil
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,18 +15,17 @@ from typing import Any
 from sfvm import qcow2
 from sfvm.cancellation import NEVER, Cancellation
 from sfvm.errors import RepositoryError, SfvmError, UsageError, suggestion
-from sfvm.repository import adoption, collection, verification
+from sfvm.repository import adoption, collection, twins, verification
 from sfvm.repository.collection import Removed
-from sfvm.repository.files import keep, listing, sync, temporary, wait, write_atomically, writing
+from sfvm.repository.files import holder, keep, listing, sync, wait, write_atomically, writing
 from sfvm.repository.manifest import Manifest
 from sfvm.repository.names import Names
 from sfvm.repository.quarantine import set_aside_strangers
+from sfvm.repository.twins import FLAT
 from sfvm.repository.verification import Problem
 from sfvm.repository.work import Work
 
 VERSION = 1
-FLAT = ".flat.qcow2"
-"""The end of a flattened twin's name."""
 THRESHOLD = 64
 """So many files a chain may have before a node gets a flattened twin."""
 WORK_AGE = 14 * 86400.0
@@ -137,28 +133,7 @@ class Repository:
         :raises RepositoryError: there is no room for it
         :raises Cancelled: *stop* asks for it
         """
-        twin = self.layers / f"{key}{FLAT}"
-        if twin.exists():
-            return twin
-        self.make()
-        flatten = wait(self.root / "lock" / f"flat-{key}", cancelled=stop.asked)
-        try:
-            if not twin.exists():
-                draft = temporary(self.temporary(), twin.name)
-                try:
-                    qcow2.convert(self.overlay(key), draft, stop=stop)
-                    digest = qcow2.digest(draft, stop=stop)
-                    with writing("a flattened node", self.layers):
-                        draft.chmod(0o444)
-                        sync(draft)
-                        write_atomically(self.flat_digest(key), digest.encode(), self.temporary())
-                        draft.rename(twin)
-                        sync(self.layers)
-                finally:
-                    draft.unlink(missing_ok=True)
-            return twin
-        finally:
-            flatten.release(remove=True)
+        return twins.flatten(self, key, stop)
 
     def flat_digest(self, key: str) -> Path:
         """The file that holds the SHA-256 of the flattened twin of *key*."""
@@ -240,9 +215,9 @@ class Repository:
         """
         self.make()
         path = self.root / "lock" / key
-        lock = wait(path, on_wait=lambda: on_wait(_holder(path)), cancelled=cancelled)
+        lock = wait(path, on_wait=lambda: on_wait(holder(path)), cancelled=cancelled)
         try:
-            lock.describe({"pid": os.getpid(), "command": command_line(), "key": key, "since": time.time()})
+            lock.describe(key=key)
             yield
         finally:
             lock.release(remove=True)
@@ -254,7 +229,7 @@ class Repository:
         path = self.root / "lock" / "leases" / f"{os.getpid()}-{secrets.token_hex(6)}"
         with self.sharing():
             lease = wait(path)
-            lease.describe({"pid": os.getpid(), "command": command_line(), "keys": sorted(set(keys))})
+            lease.describe(keys=sorted(set(keys)))
         try:
             yield
         finally:
@@ -431,21 +406,6 @@ class Repository:
                 hint="use a newer sfvm, or another repository with --repository DIR",
             )
         return True
-
-
-def command_line() -> str:
-    """How this process was called, in short."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
-
-
-def _holder(path: Path) -> str:
-    """Who holds the lock *path*, for people."""
-    try:
-        holder = json.loads(path.read_bytes())
-        since = time.strftime("%H:%M", time.localtime(holder["since"]))
-        return f"pid {holder['pid']} ({holder['command']}) since {since}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"  # it has the lock, but not yet written its name
 
 
 def _bytes(count: float) -> str:

@@ -21,9 +21,9 @@ from sfvm.appliance import launch as launching
 from sfvm.appliance.image import Image
 from sfvm.appliance.launch import launch
 from sfvm.appliance.machine import Appliance, Drive, Shape
+from sfvm.appliance.qmp import Refused
 from sfvm.appliance.warm import Store
 from sfvm.config import Settings
-from sfvm.errors import ApplianceError
 from sfvm.events import Notice, ignore
 
 pytestmark = pytest.mark.vm
@@ -228,7 +228,7 @@ def test_a_restored_one_that_never_answers(launcher: Launcher, monkeypatch: pyte
 
 def test_a_machine_that_qemu_cannot_save(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> str:
-        raise ApplianceError("QEMU refused migrate", why="a device cannot be migrated")
+        raise Refused("QEMU refused migrate", why="a device cannot be migrated")
 
     launcher.store.collect(unused=0)
     monkeypatch.setattr(launching, "write_state", refuse)

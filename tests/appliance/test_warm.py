@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from sfvm.appliance import warm
+from sfvm.appliance import launch as launching
+from sfvm.appliance import migration, warm
+from sfvm.appliance.machine import Shape
 from sfvm.appliance.profile import KVM, TCG
+from sfvm.appliance.qmp import Refused
 from sfvm.appliance.warm import Doubt, Store
+from sfvm.errors import ApplianceError
 
 KEY = "0" * 32
 
@@ -201,3 +205,56 @@ def test_the_key_covers_all_that_a_state_fits(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
     keys.add(warm.key(**same))
     assert len(keys) == 10
+
+
+def test_one_that_cannot_be_removed_fails_no_launch(store: Store) -> None:
+    saved(store)
+    found = store.find(KEY)
+    state = store.directory / f"{KEY}.state"
+    state.unlink()
+    state.mkdir()  # nor can files of another user
+    store.discard(KEY, found, "damaged")
+    assert state.exists()
+
+
+def test_a_directory_that_others_may_read_is_closed(store: Store) -> None:
+    store.directory.mkdir(mode=0o755)
+    saved(store)
+    assert store.find(KEY) is not None
+
+
+class Dying:
+    """A monitor of a QEMU that does what is asked of it, but for migrating."""
+
+    def __init__(self, error: ApplianceError | None) -> None:
+        self.error = error
+
+    def close(self) -> None:
+        pass
+
+    def execute(self, command: str, _: object) -> None:
+        if command == "migrate" and self.error is not None:
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "refusals"),
+    [(Refused("QEMU refused migrate", why="a device"), ("a device",)), (ApplianceError("the appliance died"), ())],
+)
+def test_only_a_qemu_that_refuses_is_not_asked_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: ApplianceError, refusals: tuple[str, ...]
+) -> None:
+    """One that was killed (by Ctrl-C during the first launch) says nothing of the next."""
+    monkeypatch.setattr(launching, "Monitor", lambda path: Dying(error))
+    save = launching._States(store, KEY, lambda event: None).saver(Shape())
+    assert save is not None
+    save(tmp_path / "qmp", tmp_path)
+    assert store.refusals() == refusals
+    assert store.states() == ()
+
+
+def test_a_qemu_that_never_sends_its_state_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migration, "PATIENCE", 0.1)
+    with (tmp_path / "state").open("wb") as file, pytest.raises(OSError):
+        migration.write_state(Dying(None), tmp_path, file)
+    assert not (tmp_path / "outgoing").exists()

@@ -153,6 +153,7 @@ def test_two_processes_do_the_work_once(project):
     ended = first.end()
     assert ended.status == 0, ended.stderr
     (waited,) = second.all("Waiting")
+    assert second.nodes("NodeFound") == ["slow"]
     assert waited["node"] == "slow"
     assert f"pid {first.process.pid} (" in waited["holder"]
     assert "build slow" in waited["holder"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
 from sfvm.cli import needs
+from sfvm.config import Settings
 
 BARE = """
 import sys
@@ -68,3 +70,16 @@ def test_this_machine(world):
     assert "machine" in output.splitlines()[0]
     assert status in (0, 1)
     assert "Traceback" not in errors
+
+
+def test_saved_appliances_are_counted(tmp_path):
+    settings = Settings(tmp_path, tmp_path)
+    assert "nothing saved yet" in needs._warm(settings).detail
+    settings.saved_appliances.mkdir()
+    (settings.saved_appliances / "0.state").write_bytes(bytes(2048))
+    assert needs._warm(settings).detail == "1 saved appliance, 2.0 KiB"
+    (settings.saved_appliances / "1.refused").write_text("a device cannot be migrated")
+    refused = needs._warm(settings)
+    assert "a device cannot be migrated" in refused.detail
+    assert "sfvm gc" in refused.fix
+    assert "off" in needs._warm(dataclasses.replace(settings, warm=False)).detail

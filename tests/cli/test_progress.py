@@ -210,3 +210,13 @@ def test_remaining_time_is_known_only_with_history():
     found.apply(events.NodeStarted("web", "k", 1, time=100.0))
     assert found.remaining(125.0) == 15.0
     assert found.remaining(500.0) == 10.0
+
+
+def test_a_node_that_another_process_has_built_is_not_waited_for():
+    from sfvm.cli.state import BLOCKED, CACHED, BuildState
+
+    state = BuildState(0.0)
+    state.apply(events.Waiting("web", "pid 7"))
+    assert (state.nodes["web"].phase, state.nodes["web"].line) == (BLOCKED, "waiting for pid 7")
+    state.apply(events.NodeFound("web"))
+    assert (state.nodes["web"].phase, state.nodes["web"].line) == (CACHED, "")

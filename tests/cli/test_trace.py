@@ -55,6 +55,11 @@ def spans(found):
     return [(span.track, span.depth, span.name, span.begin - 100, span.end - 100, span.own) for span in found.spans]
 
 
+def test_waiting_ends_when_another_process_has_built_the_node():
+    story = (events.Waiting("web", "pid 7", time=101.0), events.NodeFound("web", time=103.0))
+    assert spans(profile(story, 110.0)) == [("web", 0, "waiting", 1.0, 3.0, 2.0)]
+
+
 def test_spans_lie_on_the_tracks_of_nodes_and_bundles():
     assert spans(profile(STORY, 120.0)) == [
         ("sfvm", 0, "start-up", 0.0, 0.5, 0.5),

@@ -359,14 +359,18 @@ def test_the_token_goes_nowhere(mirror: Mirror, client: Client) -> None:
     assert client.proxy.token not in str(headers)
 
 
-def test_a_full_disk_hinders_nobody(mirror: Mirror, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_hinders_nobody(
+    mirror: Mirror, client: Client, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    for name in ("write", "keep"):
-        with monkeypatch.context() as patch:
-            patch.setattr(module.Draft, name, full)
-            assert client.get(mirror.serve(f"/{name}.deb", b"package")) == b"package"
+    monkeypatch.setattr(module.Draft, "write", lambda self, data: False)
+    assert client.get(mirror.serve("/write.deb", b"package")) == b"package"
+    assert list(store.contents.iterdir()) == []
+    monkeypatch.undo()
+    monkeypatch.setattr(module.Draft, "keep", full)
+    assert client.get(mirror.serve("/keep.deb", b"package")) == b"package"
 
 
 def test_what_is_very_large_is_passed_on_only(

@@ -102,3 +102,14 @@ def test_gc_removes_what_nobody_has_used(tmp_path: Path) -> None:
     assert repository.gc().files == 2
     assert read(store, "used") == b"used"
     assert read(store, "old") is None
+
+
+def test_a_draft_on_a_full_disk(store: Store) -> None:
+    with store.draft() as draft, Path("/dev/full").open("wb", buffering=0) as full:
+        assert draft is not None
+        assert draft.write(b"fits")
+        draft.file = full
+        assert not draft.write(b"does not")
+        assert draft.size == 4
+        draft.give_up()
+        assert list(store.contents.iterdir()) == []
