@@ -188,6 +188,15 @@ class BundleFailed(Event):
 
 
 @dataclass(frozen=True)
+class BundleSkipped(Event):
+    """Of all formats, one that does not fit the node; *reason* says why."""
+
+    node: str
+    format: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Notice(Event):
     """Something the user should know that is not an error."""
 

@@ -21,6 +21,8 @@ from sfvm.document import Element
 from sfvm.errors import Place
 from sfvm.guest import Guest
 
+PACKAGES = {"steps": "sfvm.steps", "bases": "sfvm.bases", "bundle": "sfvm.bundle.outputs"}
+"""Where the built-in verbs of a kind are."""
 JSON = Any
 """A value that ``json.dumps`` takes: what :meth:`Verb.inputs` is made of."""
 
@@ -87,8 +89,8 @@ def registry(kind: str) -> Mapping[str, type[Any]]:
     """The verbs of a *kind* (``steps``, ``bases``, ``bundle``) by element name: built-in ones, then those that other
     packages register under the entry point group ``sfvm.<kind>``."""
     found: dict[str, type[Any]] = {}
-    package = importlib.import_module(f"sfvm.{kind}")
-    for module in pkgutil.iter_modules(package.__path__, f"sfvm.{kind}."):
+    package = importlib.import_module(PACKAGES[kind])
+    for module in pkgutil.iter_modules(package.__path__, f"{PACKAGES[kind]}."):
         for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, type) and value.__module__ == module.name and "element" in vars(value):
                 found[vars(value)["element"]] = value
@@ -106,7 +108,7 @@ def _registered() -> frozenset[str]:
     """The kinds of verbs that any installed package registers. To import :mod:`importlib.metadata` takes longer than
     half of all else, so the files that it would read are looked through first."""
     texts = [text for directory in sys.path for text in _entry_points(directory or ".")]
-    return frozenset(kind for kind in ("steps", "bases", "bundle") if any(f"[sfvm.{kind}]" in text for text in texts))
+    return frozenset(kind for kind in PACKAGES if any(f"[sfvm.{kind}]" in text for text in texts))
 
 
 def _entry_points(directory: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -15,16 +16,17 @@ from typing import Any
 
 from sfvm import __version__
 from sfvm.build.scheduler import Job, Schedule, limit, raise_first
-from sfvm.bundle.compose import compose
-from sfvm.bundle.finish import archive, finish
-from sfvm.bundle.format import FormatRequest, Recipe, expand
-from sfvm.bundle.layout import Layout
+from sfvm.bundle.disk.compose import compose, table_of
+from sfvm.bundle.disk.layout import Layout
+from sfvm.bundle.finish import Workshop, finish, identity, in_machine, tree
+from sfvm.bundle.format import FormatRequest, Recipe, Unfit, check, expand
+from sfvm.bundle.kernel import Kernel
 from sfvm.bundle.stage import Stage
 from sfvm.bundle.workspace import put, workspace
 from sfvm.cancellation import Cancellation, Cancelled
 from sfvm.config import Settings
 from sfvm.errors import BundleError, SfvmError
-from sfvm.events import Bundled, BundleFailed, Bundling, Listener, phase, within
+from sfvm.events import Bundled, BundleFailed, BundleSkipped, Bundling, Listener, phase, within
 from sfvm.repository import Manifest, Repository
 from sfvm.repository.files import sync
 
@@ -41,13 +43,14 @@ def bundle(
     listener: Listener,
     *,
     made: Callable[[Path], None] = lambda directory: None,
+    force: bool = False,
 ) -> None:
     """Make every format of *requests* from a built node that is called *name*; see :class:`Bundler`.
 
     :raises BundleError: the node cannot be bundled so
     :raises SfvmError: anything else that the user can act on
     """
-    bundler = Bundler(output, repository, settings, listener, made)
+    bundler = Bundler(output, repository, settings, listener, made, force)
     todo = bundler.jobs(name, manifest.key, manifest.facts, requests)
     raise_first(Schedule(todo, limit(settings)).run(), listener)
 
@@ -55,13 +58,14 @@ def bundle(
 @dataclass(frozen=True)
 class Bundler:
     """Makes bundles ``output/NAME-FORMAT/``, each complete or not there; *made* is told every one that is complete,
-    from several threads."""
+    from several threads. What is there already is replaced only by *force*."""
 
     output: Path
     repository: Repository
     settings: Settings
     listener: Listener
     made: Callable[[Path], None]
+    force: bool = False
 
     def jobs(self, name: str, key: str, facts: Mapping[str, str], requests: Sequence[FormatRequest]) -> tuple[Job, ...]:
         """What is to be done for the node with *key*, which need not be built yet: a job for each layout. *facts* are
@@ -72,7 +76,7 @@ class Bundler:
         groups: dict[Layout | None, list[Recipe]] = {}
         for wanted in requests:
             recipe = expand(wanted, name, facts)
-            _require_ours(self.target(name, recipe))
+            self._require_free(self.target(name, recipe))
             groups.setdefault(recipe.layout, []).append(recipe)
         todo = [_Group(self, name, key, layout, tuple(recipes)) for layout, recipes in groups.items()]
         return tuple(Job(name, key, group.run) for group in todo)
@@ -80,17 +84,46 @@ class Bundler:
     def target(self, name: str, recipe: Recipe) -> Path:
         return self.output / f"{name}-{recipe.format}"
 
+    def _require_free(self, target: Path) -> None:
+        if not target.exists():
+            return
+        if not (target / "SHA256SUMS").is_file():
+            raise BundleError(
+                f"{target} is in the way",
+                why="it is no bundle",
+                hint="move it, or name another directory with --output",
+            )
+        if not self.force:
+            raise BundleError(
+                f"{target} is there already",
+                why="a bundle is not overwritten unless you say so",
+                hint="--force replaces it; --output names another directory",
+            )
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What was made of the node, for the stages of its formats."""
+
+    disk: Path | None = None
+    archive: Path | None = None
+    vmlinuz: Path | None = None
+    initrd: Path | None = None
+    overlay: Path | None = None
+    layers: tuple[Path, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
 
 @dataclass(frozen=True)
 class _Group:
-    """The formats of a node that share a layout; *complete* are the names of those that are made."""
+    """The formats of a node that share a layout; *done* are the names of those that are made or left out."""
 
     bundler: Bundler
     name: str
     key: str
     layout: Layout | None
     recipes: tuple[Recipe, ...]
-    complete: set[str] = field(default_factory=set)
+    done: set[str] = field(default_factory=set)
 
     def run(self, stop: Cancellation) -> None:
         try:
@@ -99,10 +132,18 @@ class _Group:
         except SfvmError as error:
             stop.check()
             error.node = error.node or self.name
-            for recipe in self.recipes:
-                if recipe.format not in self.complete:
-                    self.bundler.listener(BundleFailed(self.name, recipe.format, error.render()))
+            left = [recipe for recipe in self.recipes if recipe.format not in self.done]
+            if isinstance(error, Unfit) and all(recipe.optional for recipe in left):
+                for recipe in left:
+                    self._skip(recipe, error)
+                return
+            for recipe in left:
+                self.bundler.listener(BundleFailed(self.name, recipe.format, error.render()))
             raise
+
+    def _skip(self, recipe: Recipe, error: Unfit) -> None:
+        self.done.add(recipe.format)
+        self.bundler.listener(BundleSkipped(self.name, recipe.format, error.why or error.what))
 
     def _tell(self, text: str, fraction: float | None = None) -> None:
         for recipe in self.recipes:
@@ -110,33 +151,76 @@ class _Group:
 
     def _run(self, manifest: Manifest, stop: Cancellation) -> None:
         begun = time.monotonic()
-        bundler, name = self.bundler, self.name
+        bundler = self.bundler
         bundler.output.mkdir(parents=True, exist_ok=True)
         content = sum(path.stat().st_size for path in bundler.repository.files(self.key))
         _require_room(bundler.output, content * (1 + len(self.recipes)) + ROOM)
         ours = within(bundler.listener, ", ".join(recipe.format for recipe in self.recipes))
-        with workspace(bundler.output, phase(ours, name, "clean-up")) as work:
-            disk = tree = None
-            machine = (bundler.repository, bundler.settings, ours, stop)
-            if self.layout is not None:
-                self._tell("finishing")
-                with phase(ours, name, "finishing"):
-                    finished = finish(name, manifest, self.layout, work, *machine)
-                disk = work / "disk.raw"
-                progress = functools.partial(self._tell, "composing the disk")
-                progress()
-                architecture = manifest.facts.get("architecture", "x86_64")
-                with phase(ours, name, "composing"):
-                    compose(finished, self.layout, manifest.disk, architecture, disk, progress, stop)
-                finished.filesystem.unlink()
-            else:
-                self._tell("archiving")
-                with phase(ours, name, "archiving"):
-                    tree = archive(name, manifest, work, *machine)
-            self._formats(functools.partial(self._make, manifest, disk, tree, work, begun), stop)
+        shop = Workshop(bundler.repository, bundler.settings, ours, stop)
+        with workspace(bundler.output, phase(ours, self.name, "clean-up")) as work:
+            make = self._disk if self.layout is not None else self._tree
+            fitting, made = make(manifest, work, shop)
+            if fitting:
+                self._formats(fitting, functools.partial(self._make, manifest, made, work, shop, begun), stop)
 
-    def _formats(self, make: Callable[[Recipe, Cancellation], None], stop: Cancellation) -> None:
-        """All of them at once; one that fails ends the others."""
+    @property
+    def _needs(self) -> frozenset[str]:
+        return frozenset().union(*(recipe.needs for recipe in self.recipes))
+
+    def _fitting(self, manifest: Manifest, kernel: Kernel | None) -> tuple[Recipe, ...]:
+        """The formats that the node fits; those of all formats that it does not fit are left out.
+
+        :raises Unfit: it does not fit one that was asked for
+        """
+        packages = frozenset(package[0] for package in manifest.packages)
+        fitting = []
+        for recipe in self.recipes:
+            try:
+                check(recipe, kernel, packages)
+            except Unfit as error:
+                if not recipe.optional:
+                    raise
+                self._skip(recipe, error)
+            else:
+                fitting.append(recipe)
+        return tuple(fitting)
+
+    def _disk(self, manifest: Manifest, work: Path, shop: Workshop) -> tuple[tuple[Recipe, ...], _Made]:
+        """Finish the node and compose the disk, below *work*."""
+        assert self.layout is not None
+        unique = uuid.uuid5(identity(manifest.key), json.dumps(self.layout.inputs(), sort_keys=True))
+        table = table_of(self.layout, manifest.disk, unique)
+        self._tell("finishing")
+        with phase(shop.listener, self.name, "finishing"):
+            finished = finish(self.name, manifest, self.layout, "kernel" in self._needs, shop)
+        if not (fitting := self._fitting(manifest, finished.kernel)):
+            return (), _Made()
+        disk = work / "disk.raw"
+        progress = functools.partial(self._tell, "composing the disk")
+        progress()
+        architecture = manifest.facts.get("architecture", "x86_64")
+        with phase(shop.listener, self.name, "composing"):
+            compose(finished, self.layout, table, architecture, disk, progress, shop.stop)
+        facts = {
+            "disk": table.size,
+            "root_uuid": finished.root,
+            "arguments": finished.arguments,
+            "kernel": finished.kernel.version if finished.kernel else "",
+        }
+        return fitting, _Made(disk, vmlinuz=finished.vmlinuz, initrd=finished.initrd, facts=facts)
+
+    def _tree(self, manifest: Manifest, work: Path, shop: Workshop) -> tuple[tuple[Recipe, ...], _Made]:
+        """Make the archive of the node's files, below *work*."""
+        self._tell("archiving")
+        with phase(shop.listener, self.name, "archiving"):
+            found = tree(self.name, manifest, work, "kernel" in self._needs, shop)
+        facts = {"disk": 0, "root_uuid": "", "arguments": "", "kernel": found.kernel.version if found.kernel else ""}
+        made = _Made(None, found.archive, found.vmlinuz, found.initrd, found.overlay, facts=facts)
+        return self._fitting(manifest, found.kernel), made
+
+    @staticmethod
+    def _formats(recipes: Sequence[Recipe], make: Callable[[Recipe, Cancellation], None], stop: Cancellation) -> None:
+        """All *recipes* at once; one that fails ends the others."""
         together = Cancellation()
 
         def attempt(recipe: Recipe) -> Exception | None:
@@ -148,16 +232,16 @@ class _Group:
             return None
 
         with stop.killing(together.cancel), ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            errors = [error for error in pool.map(attempt, self.recipes) if error is not None]
+            errors = [error for error in pool.map(attempt, recipes) if error is not None]
             for error in sorted(errors, key=lambda error: isinstance(error, Cancelled)):
                 raise error
 
     def _make(
         self,
         manifest: Manifest,
-        disk: Path | None,
-        tree: Path | None,
+        made: _Made,
         work: Path,
+        shop: Workshop,
         begun: float,
         recipe: Recipe,
         stop: Cancellation,
@@ -178,9 +262,22 @@ class _Group:
             "settings": dict(recipe.settings),
             "facts": dict(manifest.facts),
             "packages": [list(package) for package in manifest.packages],
-            "disk": disk.stat().st_size if disk else 0,
+            **made.facts,
         }
-        stage = Stage(directory, disk, tree, functools.partial(progress, "checksums"), facts, stop=stop)
+        stage = Stage(
+            directory,
+            made.disk,
+            made.archive,
+            functools.partial(progress, "checksums"),
+            facts,
+            stop=stop,
+            vmlinuz=made.vmlinuz,
+            initrd=made.initrd,
+            layers=made.layers,
+            identity=identity(manifest.key),
+            epoch=_epoch(manifest),
+            machine=functools.partial(_in_machine, name, made.overlay, replace(shop, stop=stop)),
+        )
         for verb in recipe.outputs:
             progress(verb.title(), None)
             try:
@@ -204,7 +301,7 @@ class _Group:
                 sync(path)
             stop.check()
             put(directory, target, work)
-        self.complete.add(recipe.format)
+        self.done.add(recipe.format)
         self.bundler.made(target)
         listener(Bundled(name, recipe.format, str(target), tuple(artifacts), time.monotonic() - begun))
 
@@ -224,12 +321,14 @@ def _manifest(name: str, manifest: Manifest, recipe: Recipe, artifacts: Mapping[
     }
 
 
-def _require_ours(target: Path) -> None:
-    """A bundle replaces an older one, nothing else."""
-    if target.exists() and not (target / "SHA256SUMS").is_file():
-        raise BundleError(
-            f"{target} is in the way", why="it is no bundle", hint="move it, or name another directory with --output"
-        )
+def _in_machine(name: str, overlay: Path | None, shop: Workshop, script: str, *drives: Path) -> str:
+    return in_machine(name, overlay, shop, script, drives)
+
+
+def _epoch(manifest: Manifest) -> int:
+    """The time that artifacts tell: ``$SOURCE_DATE_EPOCH`` (reproducible-builds.org), else that of the node's build."""
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return int(given) if given.isdigit() else int(manifest.created)
 
 
 def _require_room(output: Path, wanted: int) -> None:

@@ -1,10 +1,12 @@
-"""What bundling changes in the guest, once per node and layout, on an overlay of its own that is thrown away after."""
+"""What bundling changes in the guest, once per node and layout, on an overlay of its own."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +15,30 @@ from sfvm import qcow2
 from sfvm.appliance import image as appliance_image
 from sfvm.appliance.launch import launch
 from sfvm.appliance.machine import Appliance, Drive, Shape
-from sfvm.bundle import grub
-from sfvm.bundle.layout import Layout
+from sfvm.bundle import kernel as kernels
+from sfvm.bundle.disk import grub
+from sfvm.bundle.disk.layout import Layout
+from sfvm.bundle.disk.parts import content, identifier, parts_script
+from sfvm.bundle.finished import (
+    BOOT_IMAGE,
+    CORE_IMAGE,
+    FILESYSTEM,
+    INITRD,
+    VMLINUZ,
+    Finished,
+    kept,
+    part_file,
+)
 from sfvm.bundle.sysprep import fstab, sysprep
 from sfvm.cancellation import Cancellation
 from sfvm.config import Settings
 from sfvm.errors import BundleError
-from sfvm.events import Listener, Output
+from sfvm.events import Listener, Notice, Output
 from sfvm.guest import Command, CommandFailed
 from sfvm.repository import Manifest, Repository
 
+VERSION = 2
+"""Raised when finishing makes something else: what was kept before is made anew."""
 WORK = "/run/sfvm/bundle"
 """Where the appliance works, in its own memory."""
 TAR_MARGIN = 64 << 20
@@ -32,111 +48,141 @@ are gone (keys, seeds), not even where a cluster of the node also holds files th
 
 
 @dataclass(frozen=True)
-class Finished:
-    """The pieces of a disk: the node's *filesystem* as an overlay, the *esp* as a raw file, GRUB's images for BIOS."""
+class Workshop:
+    """Where nodes are made ready: the *repository*, the *settings* of helper VMs, who listens, who may stop it."""
 
-    filesystem: Path
-    esp: Path | None
-    boot_image: bytes
-    core_image: bytes
+    repository: Repository
+    settings: Settings
+    listener: Listener
+    stop: Cancellation
+
+    @contextmanager
+    def running(self, drives: Sequence[Drive], name: str) -> Iterator[Appliance]:
+        """An appliance with *drives*, for the node called *name*."""
+        self.stop.check()
+        image = appliance_image.ensure(self.settings.cache, self.listener)
+        shape = Shape(memory=self.settings.memory, cpus=self.settings.cpus, network=False)
+
+        def log(line: str) -> None:
+            self.listener(Output(name, line))
+
+        with launch(image, drives, shape, self.settings, log=log, listener=self.listener, node=name) as appliance:
+            try:
+                with self.stop.killing(appliance.kill):
+                    yield appliance
+            except CommandFailed as error:
+                raise BundleError(
+                    "preparing the bundle failed in the appliance",
+                    node=name,
+                    why=str(error),
+                    detail=error.output,
+                    hint="sfvm verify checks the node",
+                ) from error
 
 
-@contextmanager
-def _running(
-    drives: list[Drive], name: str, settings: Settings, listener: Listener, stop: Cancellation
-) -> Iterator[Appliance]:
-    stop.check()
-    image = appliance_image.ensure(settings.cache, listener)
-    shape = Shape(memory=settings.memory, cpus=settings.cpus, network=False)
-    with launch(
-        image, drives, shape, settings, log=lambda line: listener(Output(name, line)), listener=listener, node=name
-    ) as appliance:
-        try:
-            with stop.killing(appliance.kill):
-                yield appliance
-        except CommandFailed as error:
-            raise BundleError(
-                "preparing the bundle failed in the appliance",
-                node=name,
-                why=str(error),
-                detail=error.output,
-                hint="sfvm verify checks the node",
-            ) from error
+def identity(key: str) -> uuid.UUID:
+    """What all identifiers of bundles of the node with *key* follow from."""
+    return uuid.uuid5(uuid.NAMESPACE_OID, f"sfvm {key}")
 
 
-def _overlay(path: Path, backing: Path) -> Path:
-    """An overlay at *path* to work on and throw away."""
-    qcow2.qemu_img(
-        "create", "-q", "-f", "qcow2", "-o", f"cluster_size={BLOCK}", "-b", backing.absolute(), "-F", "qcow2", path
-    )
+def overlay_of(path: Path, backing: Path, *, relative: bool = False) -> Path:
+    """An overlay at *path* to work on."""
+    name = f"../../layers/{backing.name}" if relative else str(backing.absolute())
+    qcow2.qemu_img("create", "-q", "-f", "qcow2", "-o", f"cluster_size={BLOCK}", "-b", name, "-F", "qcow2", path)
     return path
 
 
-def finish(
-    name: str,
-    manifest: Manifest,
-    layout: Layout,
-    work: Path,
-    repository: Repository,
-    settings: Settings,
-    listener: Listener,
-    stop: Cancellation,
-) -> Finished:
-    """Make the node bootable from a disk of *layout*; files go to *work*.
+def finish(name: str, manifest: Manifest, layout: Layout, kernel: bool, shop: Workshop) -> Finished:
+    """Make the node bootable from a disk of *layout*, or find what was made before; *kernel* asks for its kernel, too.
 
     :raises BundleError: the node cannot be what the layout asks for
-    :raises Cancelled: *stop* asks for it
+    :raises Cancelled: the workshop is to stop
     """
-    overlay = _overlay(work / "finish.qcow2", repository.backing(manifest.key, stop=stop))
-    drives = [Drive(overlay)]
-    esp = work / "esp.img" if layout.esp else None
-    if esp is not None and layout.esp:
-        with esp.open("xb") as file:
-            file.truncate(layout.esp)
-        drives.append(Drive(esp, "raw"))
-    root_uuid = str(uuid.uuid4())
-    esp_id = uuid.uuid4().hex[:8].upper()
-    with _running(drives, name, settings, listener, stop) as appliance:
-        _rename(appliance, manifest.filesystem, root_uuid)
-        appliance.mount()
-        guest = appliance.guest
-        sysprep(guest)
-        entries = [(f"UUID={root_uuid}", "/", manifest.filesystem, "defaults", _pass(manifest.filesystem))]
-        if esp is not None:
-            guest.directory("/boot/efi")
-            entries.append((f"UUID={esp_id[:4]}-{esp_id[4:]}", "/boot/efi", "vfat", "umask=0077,nofail", 2))
-        before = guest.read("/etc/fstab").decode() if guest.exists("/etc/fstab") else ""
-        guest.write("/etc/fstab", fstab(before, tuple(entries)).encode())
-        platforms = _platforms(layout)
-        if platforms:
-            _configure(appliance, manifest, layout, root_uuid)
-        # One script: every command costs a noticeable time without KVM.
-        script = [f"mkdir -p {WORK}", *grub.images(root_uuid, WORK, platforms)]
-        if esp is not None:
-            script += _esp_script(appliance.device(1), esp_id)
-        # An error of writing comes to light here; freed blocks can be trimmed once that is committed.
-        script.append("sync --file-system /sysroot")
-        if grub.BIOS in platforms:
-            script += [f"base64 -w 0 {WORK}/{image}; echo" for image in ("boot.img", "core.img")]
-        images = [base64.b64decode(line) for line in appliance.run("\n".join(script)).splitlines()]
-        appliance.trim()
-        appliance.unmount()
-    boot_image, core_image = images or (b"", b"")
-    return Finished(overlay, esp, boot_image, core_image)
+    wanted = {"version": VERSION, "origin": manifest.origin, "layout": layout.finishing(), "kernel": kernel}
+    digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
+
+    def make(directory: Path) -> Finished:
+        return _Finishing(name, manifest, layout, directory, shop, digest).run(kernel)
+
+    def waiting() -> None:
+        shop.listener(Notice("another bundle makes the node ready for this layout; waiting for it", node=name))
+
+    return kept(shop.repository, manifest.key, digest, make, shop.stop, waiting)
 
 
-def _esp_script(device: str, identifier: str) -> list[str]:
-    """Makes the EFI system partition on *device*, with GRUB where it was made."""
-    return [
-        f"mkfs.vfat -F 32 -n ESP -i {identifier} {device} >/dev/null",
-        f"mkdir -p {WORK}/esp",
-        f"mount -t vfat {device} {WORK}/esp",
-        f"if [ -e {WORK}/BOOTX64.EFI ]; then",
-        f"  mkdir -p {WORK}/esp/EFI/BOOT && cp {WORK}/BOOTX64.EFI {WORK}/esp/EFI/BOOT/",
-        "fi",
-        f"umount {WORK}/esp",
-        f"sync {device}",
-    ]
+@dataclass(frozen=True)
+class _Finishing:
+    """One node made ready for one layout, into *directory*."""
+
+    name: str
+    manifest: Manifest
+    layout: Layout
+    directory: Path
+    shop: Workshop
+    digest: str
+
+    def run(self, kernel: bool) -> Finished:
+        backing = self.shop.repository.backing(self.manifest.key, stop=self.shop.stop)
+        drives = [Drive(overlay_of(self.directory / FILESYSTEM, backing, relative=True))]
+        own = [number for number, part in enumerate(self.layout.parts) if content(part)]
+        for number in own:
+            path = part_file(self.directory, number)
+            with path.open("xb") as file:
+                file.truncate(self.layout.parts[number].size or 0)
+            drives.append(Drive(path, "raw"))
+        unique = uuid.uuid5(identity(self.manifest.key), self.digest)
+        root = str(uuid.uuid5(unique, "root"))
+        with self.shop.running(drives, self.name) as appliance:
+            _rename(appliance, self.manifest.filesystem, root)
+            appliance.mount()
+            guest = appliance.guest
+            sysprep(guest)
+            entries = [(f"UUID={root}", "/", self.manifest.filesystem, "defaults", _pass(self.manifest.filesystem))]
+            for number in own:
+                part = self.layout.parts[number]
+                if part.mount:
+                    device = f"UUID={identifier(part, uuid.uuid5(unique, str(number)))}"
+                    entries.append((device, part.mount, part.filesystem, part.options, 2 if part.kind != "swap" else 0))
+                    if part.mount.startswith("/"):
+                        guest.directory(part.mount)
+            before = guest.read("/etc/fstab").decode() if guest.exists("/etc/fstab") else ""
+            guest.write("/etc/fstab", fstab(before, tuple(entries)).encode())
+            platforms = _platforms(self.layout)
+            found = _boot_files(appliance)
+            arguments = f"root=UUID={root} ro " + grub.arguments(self.layout.boot.consoles, self.layout.boot.arguments)
+            if self.layout.boot.loader != "none":
+                self._configure(appliance, found, root)
+            # One script: every command costs a noticeable time without KVM.
+            script = [f"mkdir -p {WORK}", *grub.images(root, WORK, platforms)]
+            devices = {number: appliance.device(index) for index, number in enumerate(own, 1)}
+            script += parts_script(self.layout, devices, unique, WORK)
+            # An error of writing comes to light here; freed blocks can be trimmed once that is committed.
+            script.append("sync --file-system /sysroot")
+            images = (BOOT_IMAGE, CORE_IMAGE) if grub.BIOS in platforms else ()
+            script += [f"base64 -w 0 {WORK}/{image}; echo" for image in images]
+            lines = appliance.run("\n".join(script)).splitlines()
+            for image, line in zip(images, lines, strict=True):
+                (self.directory / image).write_bytes(base64.b64decode(line))
+            known = _kernel(appliance, found, self.directory) if kernel else None
+            appliance.trim()
+            appliance.unmount()
+        return Finished(self.directory, root, arguments.strip(), known)
+
+    def _configure(self, appliance: Appliance, names: Sequence[str], root: str) -> None:
+        guest, boot = appliance.guest, self.layout.boot
+        if not grub.kernels(names):
+            raise BundleError(
+                f"node {self.manifest.name} has no kernel, so the disk could not boot",
+                place=self.layout.place,
+                why="/boot has no vmlinuz-*",
+                hint="install a kernel in the node, or make a disk without a boot loader: --set boot=none",
+            )
+        title = self.manifest.facts.get("distribution", "") or "Linux"
+        text = grub.configuration(root, names, title, boot.consoles, boot.arguments, boot.timeout)
+        guest.write("/boot/grub/grub.cfg", text.encode())
+        if guest.exists("/etc/default/grub.d") or guest.exists("/usr/sbin/update-grub"):
+            defaults = grub.defaults(boot.consoles, boot.arguments, boot.timeout)
+            guest.write("/etc/default/grub.d/sfvm.cfg", defaults.encode())
 
 
 def _pass(filesystem: str) -> int:
@@ -146,69 +192,92 @@ def _pass(filesystem: str) -> int:
 
 def _platforms(layout: Layout) -> tuple[str, ...]:
     """GRUB's platforms that the disk can boot by."""
-    if layout.loader != "grub":
+    if layout.boot.loader != "grub":
         return ()
-    return (*([grub.BIOS] if layout.bios_boot else []), *([grub.UEFI] if layout.esp else []))
+    bios = layout.table == "mbr" or layout.part("bios-boot")
+    return (*([grub.BIOS] if bios else []), *([grub.UEFI] if layout.part("esp") else []))
 
 
-def _rename(appliance: Appliance, filesystem: str, identifier: str) -> None:
-    """Give the unmounted filesystem a fresh UUID."""
+def _rename(appliance: Appliance, filesystem: str, unique: str) -> None:
+    """Give the unmounted filesystem another UUID."""
     device = appliance.device(0)
     scripts = {
         # tune2fs rewrites checksums that the UUID goes into, and wants a checked filesystem for that.
-        "ext4": f"e2fsck -fy {device} >/dev/null || [ $? -le 1 ]\ntune2fs -U {identifier} {device} >/dev/null",
-        "xfs": f"xfs_admin -U {identifier} {device} >/dev/null",
-        "btrfs": f"btrfstune -f -U {identifier} {device} >/dev/null",
+        "ext4": f"e2fsck -fy {device} >/dev/null || [ $? -le 1 ]\ntune2fs -U {unique} {device} >/dev/null",
+        "xfs": f"xfs_admin -U {unique} {device} >/dev/null",
+        "btrfs": f"btrfstune -f -U {unique} {device} >/dev/null",
     }
     appliance.run(scripts[filesystem])
 
 
-def _configure(appliance: Appliance, manifest: Manifest, layout: Layout, root_uuid: str) -> None:
-    guest = appliance.guest
-    names = guest.capture(
-        Command("ls -1 /sysroot/boot 2>/dev/null || true", place="appliance", network=False)
-    ).splitlines()
-    if not grub.kernels(names):
-        raise BundleError(
-            f"node {manifest.name} has no kernel, so the disk could not boot",
-            place=layout.place,
-            why="/boot has no vmlinuz-*",
-            hint="install a kernel in the node, or make a disk without a boot loader: --set boot=none",
-        )
-    title = manifest.facts.get("distribution", "") or "Linux"
-    text = grub.configuration(root_uuid, names, title, layout.consoles, layout.arguments, layout.timeout)
-    guest.write("/boot/grub/grub.cfg", text.encode())
-    if guest.exists("/etc/default/grub.d") or guest.exists("/usr/sbin/update-grub"):
-        defaults = grub.defaults(layout.consoles, layout.arguments, layout.timeout)
-        guest.write("/etc/default/grub.d/sfvm.cfg", defaults.encode())
+def _boot_files(appliance: Appliance) -> list[str]:
+    """The names of the files in the guest's /boot."""
+    command = Command("ls -1 /sysroot/boot 2>/dev/null || true", place="appliance", network=False)
+    return appliance.guest.capture(command).splitlines()
 
 
-def archive(
-    name: str,
-    manifest: Manifest,
-    work: Path,
-    repository: Repository,
-    settings: Settings,
-    listener: Listener,
-    stop: Cancellation,
-) -> Path:
-    """The node's files, prepared like any bundle, as an uncompressed tar below *work*.
+def _kernel(appliance: Appliance, names: Sequence[str], directory: Path) -> kernels.Kernel | None:
+    """Copy the newest kernel and its initramfs to *directory*, and tell what it has; None when there is none."""
+    versions = grub.kernels(names)
+    if not versions:
+        return None
+    version, guest = versions[0], appliance.guest
+    with (directory / VMLINUZ).open("xb") as file:
+        guest.download(f"/boot/vmlinuz-{version}", file)
+    if (initrd := grub.initrd(version, names)) is not None:
+        with (directory / INITRD).open("xb") as file:
+            guest.download(f"/boot/{initrd}", file)
+
+    def text(path: str) -> str:
+        return guest.read(path).decode(errors="replace") if guest.exists(path) else ""
+
+    tree = f"/lib/modules/{version}"
+    return kernels.Kernel(
+        version,
+        kernels.options(text(f"/boot/config-{version}") or text(f"{tree}/config")),
+        kernels.modules(text(f"{tree}/modules.builtin")),
+        kernels.modules(text(f"{tree}/modules.dep")),
+        kernels.initramfs_modules((directory / INITRD).read_bytes()) if initrd else frozenset(),
+        kernels.compression((directory / VMLINUZ).read_bytes()),
+    )
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A node's files, prepared like any bundle: an uncompressed tar *archive*, and the newest kernel where it was
+    wanted. *overlay* is the filesystem that they are of."""
+
+    archive: Path
+    overlay: Path
+    kernel: kernels.Kernel | None
+    vmlinuz: Path | None
+    initrd: Path | None
+
+
+def tree(name: str, manifest: Manifest, work: Path, kernel: bool, shop: Workshop) -> Tree:
+    """Make the archive of a node, below *work*.
 
     GNU tar writes the users of ACLs by name where it can, so it runs where no number has one. It writes to a raw drive
     as large as the node could need; the byte count says where the archive ends.
 
-    :raises Cancelled: *stop* asks for it
+    :raises Cancelled: the workshop is to stop
     """
-    overlay, stream = _overlay(work / "files.qcow2", repository.backing(manifest.key, stop=stop)), work / "files.tar"
+    overlay = overlay_of(work / "files.qcow2", shop.repository.backing(manifest.key, stop=shop.stop))
+    stream = work / "files.tar"
     with stream.open("xb") as file:
         file.truncate(manifest.disk * 2 + TAR_MARGIN)  # sparse; tar adds a header to every file
-    with _running([Drive(overlay), Drive(stream, "raw")], name, settings, listener, stop) as appliance:
+    known = None
+    with shop.running([Drive(overlay), Drive(stream, "raw")], name) as appliance:
         appliance.mount()
         sysprep(appliance.guest)
+        if kernel:
+            known = _kernel(appliance, _boot_files(appliance), work)
         count = appliance.run(_tar_script(appliance.device(1)))
+        appliance.unmount()
     with stream.open("r+b") as file:
         file.truncate(int(count))
-    return stream
+    initrd = work / INITRD if (work / INITRD).exists() else None
+    return Tree(stream, overlay, known, work / VMLINUZ if known else None, initrd)
 
 
 def _tar_script(device: str) -> str:
@@ -221,3 +290,18 @@ def _tar_script(device: str) -> str:
         f"| tee {device} | wc -c\n"
         f"sync {device}"  # an error of writing comes to light here
     )
+
+
+def in_machine(name: str, tree_overlay: Path | None, shop: Workshop, script: str, drives: Sequence[Path]) -> str:
+    """Run *script* in an appliance of its own, with *drives* (raw) as its arguments and the filesystem *tree_overlay*
+    at /sysroot; return its output.
+
+    :raises BundleError: it fails
+    """
+    attached = [*([Drive(tree_overlay)] if tree_overlay else []), *(Drive(path, "raw") for path in drives)]
+    with shop.running(attached, name) as appliance:
+        if tree_overlay:
+            appliance.mount(readonly=True)
+        first = 1 if tree_overlay else 0
+        devices = " ".join(appliance.device(first + number) for number in range(len(drives)))
+        return appliance.run(f"set -- {devices}\n{script}")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import platformdirs
 
 from sfvm import config, document
-from sfvm.bundle.layout import Layout
+from sfvm.bundle.disk.layout import Layout
+from sfvm.bundle.kernel import Kernel
+from sfvm.bundle.outputs.layout import LayoutVerb
+from sfvm.bundle.outputs.requires import Requires, advice
 from sfvm.bundle.stage import Output
 from sfvm.document import Element
-from sfvm.errors import BundleError, SpecError, UsageError, suggestion
+from sfvm.errors import BundleError, Place, SpecError, UsageError, suggestion
 from sfvm.spec import schema
 from sfvm.spec.expansion import bind, expand_children
 from sfvm.spec.model import Param
@@ -34,28 +38,47 @@ class FormatSpec:
 
 @dataclass(frozen=True)
 class FormatRequest:
-    """A format and the values that the user gives to its params."""
+    """A format and the values that the user gives to its params; one that is *optional* is left out when it does not
+    fit the node."""
 
     format: FormatSpec
     values: Mapping[str, str]
+    optional: bool = False
+
+
+class Unfit(BundleError):
+    """A node that cannot be bundled in a format: it lacks what the platform wants."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A format expanded for a node: the *layout* of its disk (None: a format of files) and its *outputs* in order."""
+    """A format expanded for a node: the *layout* of its disk (None: a format of files), what it *requires* of the
+    guest, and its *outputs* in order."""
 
     format: str
     layout: Layout | None
+    requires: tuple[Requires, ...]
     outputs: tuple[Output, ...]
     settings: Mapping[str, str]
+    place: Place
+    optional: bool = False
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What is to be made of the node beside the disk or the archive: ``kernel``, ``layers``."""
+        own = {"kernel"} if any(required.of_kernel for required in self.requires) else set()
+        return frozenset(own.union(*(getattr(output, "needs", ()) for output in self.outputs)))
 
 
 class Formats:
-    """The format specs ``NAME.xml`` in *directories*; the first one that has a name wins."""
+    """The format specs ``NAME.xml`` in *directories*; the first one that has a name wins. Without *directories* they
+    are ``./formats``, those of ``$SFVM_FORMATS`` (separated as in ``$PATH``), the user's own, and ours."""
 
     def __init__(self, directories: Sequence[Path] | None = None) -> None:
         if directories is None:
-            directories = (Path("formats"), platformdirs.user_config_path("sfvm") / "formats", config.data("formats"))
+            named = [Path(path) for path in os.environ.get("SFVM_FORMATS", "").split(os.pathsep) if path]
+            own = platformdirs.user_config_path("sfvm") / "formats"
+            directories = (Path("formats"), *named, own, config.data("formats"))
         self.directories = tuple(dict.fromkeys(directory.absolute() for directory in directories))
 
     def names(self) -> tuple[str, ...]:
@@ -76,6 +99,33 @@ class Formats:
             why="looked in " + ", ".join(map(str, self.directories)),
             hint=suggestion(name, self.names()),
         )
+
+
+def check(recipe: Recipe, kernel: Kernel | None, packages: frozenset[str]) -> None:
+    """Whether a node with this *kernel* and these *packages* has what *recipe* requires.
+
+    :raises Unfit: it has not; the message names all that is missing
+    """
+    bootable = recipe.layout is not None and recipe.layout.boot.loader != "none"
+    for required in recipe.requires:
+        lacking = list(required.missing(kernel, packages))
+        if kernel is None and required.of_kernel and (bootable or recipe.layout is None):
+            lacking.append("a kernel")
+        if lacking:
+            raise Unfit(
+                f"the node does not fit the format {recipe.format}",
+                place=required.place,
+                why="it lacks " + ", ".join(lacking),
+                hint=advice(kernel),
+            )
+
+
+def every(values: Mapping[str, str]) -> tuple[FormatRequest, ...]:
+    """All formats that there are, each optional.
+
+    :raises SpecError: one is not valid
+    """
+    return tuple(replace(request(name, values, several=True), optional=True) for name in Formats().names())
 
 
 def request(name: str, values: Mapping[str, str], several: bool = False) -> FormatRequest:
@@ -100,19 +150,22 @@ def expand(wanted: FormatRequest, node: str, facts: Mapping[str, str]) -> Recipe
     arguments = bind(spec.params, wanted.values, spec.root.place)
     variables = {**facts, **arguments, "name": node}
     layout: Layout | None = None
+    requires: list[Requires] = []
     outputs: list[Output] = []
     for element in expand_children(
         spec.root, variables, library_dirs=Formats().directories, facts={**facts, "name": node}
     ):
-        if element.tag in ("summary", "requires"):
+        if element.tag == "summary":
             continue
         verb = registry("bundle")[element.tag].parse(element)
-        if isinstance(verb, Layout):
+        if isinstance(verb, LayoutVerb):
             if layout is not None:
                 raise SpecError("a format has one layout", place=element.place, why=f"the first is at {layout.place}")
-            layout = verb
+            layout = verb.layout
+        elif isinstance(verb, Requires):
+            requires.append(verb)
         else:
             outputs.append(verb)
     if not outputs:
         raise BundleError(f"format {spec.name} makes nothing", place=spec.root.place, hint="add a <convert> or <tar>")
-    return Recipe(spec.name, layout, tuple(outputs), arguments)
+    return Recipe(spec.name, layout, tuple(requires), tuple(outputs), arguments, spec.root.place, wanted.optional)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,16 +16,28 @@ from sfvm.cancellation import NEVER, Cancellation
 from sfvm.errors import BundleError, Place
 from sfvm.verbs import Verb
 
+NIL = uuid.UUID(int=0)
 RESERVED = ("manifest.json", "SHA256SUMS")
+
+
+class Machine(Protocol):
+    """Runs a script in a helper VM."""
+
+    def __call__(self, script: str, *drives: Path) -> str:
+        """Run *script* with the raw files *drives* as ``$1``, ``$2``, …, and the node's files, prepared, at
+        ``/sysroot`` (for a format without a layout); return what it prints."""
 
 
 @dataclass(frozen=True)
 class Stage:
     """What the verbs of a format work with: the bundle's *directory*, and what was made of the node for it: the
-    composed raw *disk* (for a format with a layout), the uncompressed tar *archive* (for one without). Both are shared
-    between formats: read them, or :meth:`keep` them. *progress* gets 0 to 1, and raises when the bundle is given up,
-    which *stop* says too. *facts* is what templates may say: the bundle's manifest without its artifacts. *made* are
-    the artifacts so far, *known* the digests of some of them by (name, algorithm)."""
+    composed raw *disk* (for a format with a layout), the uncompressed tar *archive* (for one without), and where they
+    are needed (:attr:`Output.needs`) its newest kernel *vmlinuz* and *initrd*, and the tars of its *layers*, from the
+    root of the tree on. All are shared between formats: read them, or :meth:`keep` them. *progress* gets 0 to 1, and
+    raises when the bundle is given up, which *stop* says too. *facts* is what templates may say: the bundle's manifest
+    without its artifacts. *identity* is the same for every bundle of the node: identifiers are made from it
+    (:meth:`uuid`), and *epoch* is its time, in seconds. *made* are the artifacts so far, *known* the digests of some of
+    them by (name, algorithm). *machine* runs a script in a helper VM."""
 
     directory: Path
     disk: Path | None
@@ -34,6 +47,21 @@ class Stage:
     made: list[str] = field(default_factory=list)
     known: dict[tuple[str, str], str] = field(default_factory=dict)
     stop: Cancellation = NEVER
+    vmlinuz: Path | None = None
+    initrd: Path | None = None
+    layers: tuple[Path, ...] = ()
+    identity: uuid.UUID = NIL
+    epoch: int = 0
+    machine: Machine | None = None
+
+    def uuid(self, purpose: str) -> uuid.UUID:
+        """An identifier for *purpose*: another for every purpose and node, the same for every bundle of it."""
+        return uuid.uuid5(self.identity, purpose)
+
+    def drop(self, name: str) -> None:
+        """Remove the artifact *name*: something was made of it that takes its place."""
+        (self.directory / name).unlink()
+        self.made.remove(name)
 
     def new(self, name: str, place: Place) -> Path:
         """The path of the artifact *name*.
@@ -79,7 +107,8 @@ class Stage:
 
 @runtime_checkable
 class Output(Verb, Protocol):
-    """A bundle verb that makes one artifact."""
+    """A bundle verb that makes artifacts. A class may say in ``needs`` what must be made of the node for it: some of
+    ``kernel``, ``layers``; the disk or the archive is there anyway."""
 
     def make(self, stage: Stage) -> None:
         """Make it in the stage's directory."""

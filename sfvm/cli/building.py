@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from sfvm.tree import Node, Plan
 
 
+ALL = "all"
+"""As a format: every one that fits."""
+
+
 def progress_options(function: Any) -> Any:
     """``--log``, ``--events`` and ``--profile`` for commands that take their time."""
     for option in (
@@ -60,10 +64,11 @@ def progress_options(function: Any) -> Any:
 
 
 def format_options(output: str) -> Decorator:
-    """``--output`` and ``--set`` for commands that bundle."""
+    """``--output``, ``--set`` and ``--force`` for commands that bundle."""
 
     def decorate(function: Any) -> Any:
         for option in (
+            click.option("--force", is_flag=True, help="Replace bundles that are there already."),
             click.option(
                 "--set",
                 "values",
@@ -96,7 +101,7 @@ def format_options(output: str) -> Decorator:
     multiple=True,
     metavar="FORMAT",
     shell_complete=complete_format,
-    help="Also bundle each NODE; repeatable. See `sfvm format list`.",
+    help="Also bundle each NODE; repeatable; `all` makes every one that fits. See `sfvm formats`.",
 )
 @format_options("Where bundles go: DIR/NODE-FORMAT/. [.]")
 @param_option
@@ -116,6 +121,7 @@ def build(
     formats: tuple[str, ...],
     output: Path,
     values: dict[str, str],
+    force: bool,
     arguments: dict[str, str],
     jobs: int | None,
     on_error: str,
@@ -157,7 +163,7 @@ def build(
         if requests:
             from sfvm.bundle import Bundler
 
-            bundler = Bundler(output, repository, settings, progress.listener, made)
+            bundler = Bundler(output, repository, settings, progress.listener, made, force)
             found = {node.name: node for node in resolved}
             for name in names:
                 also += bundler.jobs(name, found[name].key, found[name].definition.facts, requests)
@@ -221,13 +227,15 @@ def bundle(
     formats: tuple[str, ...],
     output: Path,
     values: dict[str, str],
+    force: bool,
     log: str,
     events: Path | None,
     profile: Path | None,
 ) -> None:
     """Make images of a built NODE, one for each FORMAT.
 
-    NODE is a name or a key. The directories made are printed on stdout.
+    NODE is a name or a key. The FORMAT `all` makes every one that fits the node, and says why others do not. The
+    directories made are printed on stdout.
 
     \b
     Examples:
@@ -247,7 +255,7 @@ def bundle(
         _printed(wanted) as printed,
         shown(options, begun, log=log, file=events, trace=profile) as progress,
     ):
-        make(name, manifest, requests, output, repository, settings, progress.listener, made=printed)
+        make(name, manifest, requests, output, repository, settings, progress.listener, made=printed, force=force)
 
 
 @contextmanager
@@ -271,15 +279,18 @@ def _requests(formats: Sequence[str], values: dict[str, str]) -> tuple[FormatReq
         if values:
             raise UsageError("--set needs a format", hint="add --bundle FORMAT")
         return ()
-    from sfvm.bundle.format import request
+    from sfvm.bundle.format import every, request
 
-    requests = tuple(request(name, values, several=True) for name in dict.fromkeys(formats))
+    named = tuple(request(name, values, several=True) for name in dict.fromkeys(formats) if name != ALL)
+    asked = {wanted.format.name for wanted in named}
+    others = every(values) if ALL in formats else ()
+    requests = (*named, *(other for other in others if other.format.name not in asked))
     known = {param.name for wanted in requests for param in wanted.format.params}
     for name in values:
         if name not in known:
             raise UsageError(
                 f"--set {name}: none of the formats has such a param",
-                hint=suggestion(name, known) or "sfvm format list",
+                hint=suggestion(name, known) or "sfvm formats",
             )
     return requests
 

@@ -110,7 +110,7 @@ def complete_format(context: click.Context, _parameter: click.Parameter, incompl
     """Shell completion of format names."""
     from sfvm.bundle.format import Formats
 
-    return [CompletionItem(name) for name in Formats().names() if name.startswith(incomplete)]
+    return [CompletionItem(name) for name in (*Formats().names(), "all") if name.startswith(incomplete)]
 
 
 def assignments(_context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
@@ -236,3 +236,22 @@ class Group(_Sections, click.Group):
 
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def describe_param(param: Any) -> tuple[str, str, str]:
+    """A param of a spec, as columns: its name, its default, what it may be."""
+    default = "(a value must be given)" if param.default is None else f"default {param.default!r}"
+    limits = ""
+    if param.choices:
+        limits = "one of " + ", ".join(param.choices)
+    elif param.pattern:
+        limits = f"matches {param.pattern}"
+    elif param.type != "string":
+        limits = param.type
+    return (param.name, default, limits)
+
+
+def params_json(params: Iterable[Any]) -> list[dict[str, Any]]:
+    """The params of a spec, for programs."""
+    names = ("name", "default", "type", "pattern", "choices")
+    return [{name: getattr(param, name) for name in names} for param in params]

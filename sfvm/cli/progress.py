@@ -210,6 +210,8 @@ class Plain:
                 return f"{text} {self._time(seconds)}"
             case events.BundleFailed(node=node, format=format_):
                 return style(f"{node}: {format_}: failed", stream=self.stream, fg="red")
+            case events.BundleSkipped(node=node, format=format_, reason=reason):
+                return self._dim(f"{node}: {format_}: left out: {reason}")
             case events.Notice(message=message, node=named):
                 return f"{named}: {message}" if named else f"note: {message}"
         return None

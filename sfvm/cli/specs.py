@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ from sfvm.cli.options import (
     Command,
     Group,
     Options,
-    complete_format,
     complete_node,
+    describe_param,
     param_option,
+    params_json,
     pass_options,
     resolve,
 )
@@ -130,7 +130,7 @@ def list_(options: Options, as_json: bool) -> None:
                     "parent": found.parent,
                     "summary": found.summary,
                     "path": str(found.path),
-                    "params": _params_json(found.params),
+                    "params": params_json(found.params),
                 }
                 for found in specs
             ]
@@ -162,17 +162,11 @@ def show(options: Options, node: str, arguments: dict[str, str], params: bool) -
     if params:
         library = options.library()
         require(library, [node])
-        for line in columns([_param(param) for param in library.get(node).params]):
+        for line in columns([describe_param(param) for param in library.get(node).params]):
             click.echo(line)
         return
     definition = resolve(options, [node], arguments)[-1].definition
     click.echo(to_xml(definition), nl=False)
-
-
-def _param(param: Any) -> tuple[str, str, str]:
-    default = "(a value must be given)" if param.default is None else f"default {param.default!r}"
-    limits = "one of " + ", ".join(param.choices) if param.choices else f"matches {param.pattern}"
-    return (param.name, default, limits if param.choices or param.pattern else "")
 
 
 def _complete_verb(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -252,69 +246,3 @@ def _explain(group: str, verb: str, kind: type[Any]) -> None:
         pending += [(f"{path}{name} ", child) for name, child in found.children.items() if name not in top.children]
         if path.count(" ") > 3:
             break
-
-
-@click.group("format", cls=Group)
-def format_() -> None:
-    """List the formats for bundles."""
-
-
-@format_.command("list")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-@pass_options
-def format_list(options: Options, as_json: bool) -> None:
-    """List the formats that can be named.
-
-    \b
-    Example:
-      sfvm format list
-    """
-    from sfvm.bundle.format import Formats
-
-    formats = Formats()
-    found, problems = [], []
-    for name in formats.names():
-        try:
-            found.append(formats.get(name))
-        except SfvmError as error:
-            problems.append((name, error))
-    if as_json:
-        write_json(
-            [
-                {
-                    "name": f.name,
-                    "summary": f.summary,
-                    "produces": f.produces,
-                    "path": str(f.path),
-                    "params": _params_json(f.params),
-                }
-                for f in found
-            ]
-        )
-        return
-    rows = [(style(f.name, bold=True), f.produces, f.summary) for f in found]
-    rows += [(style(name, fg="red"), "(invalid)", str(error.what)) for name, error in problems]
-    for line in columns(rows):
-        click.echo(line)
-
-
-@format_.command("show")
-@click.argument("name", shell_complete=complete_format)
-def format_show(name: str) -> None:
-    """Print a format's spec, with its params.
-
-    \b
-    Example:
-      sfvm format show qcow2
-    """
-    from sfvm.bundle.format import Formats
-
-    found = Formats().get(name)
-    click.echo(f"{style(found.name, bold=True)}  {found.summary}  ({found.path})")
-    for line in columns([_param(param) for param in found.params]):
-        click.echo("  " + line)
-    click.echo(found.path.read_text(encoding="utf-8"), nl=False)
-
-
-def _params_json(params: Sequence[Any]) -> list[dict[str, Any]]:
-    return [{"name": p.name, "default": p.default, "pattern": p.pattern, "choices": p.choices} for p in params]

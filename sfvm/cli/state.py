@@ -107,6 +107,8 @@ class BuildState:
             case events.Bundled():
                 bundle = self.bundles.setdefault((event.node, event.format), BundleState(event.node, event.format))
                 bundle.seconds = event.seconds
+            case events.BundleSkipped():
+                self.bundles.pop((event.node, event.format), None)
             case events.BundleFailed():
                 bundle = self.bundles.setdefault((event.node, event.format), BundleState(event.node, event.format))
                 bundle.failed = bundle.seconds is None

@@ -27,6 +27,9 @@ LEFTOVER_AGE = 600.0
 FOREIGN_AGE = 86400.0
 """The same where no process is known."""
 
+FINISHED_AGE = 7 * 86400.0
+"""Seconds after which a finished node that no bundle has used is removed."""
+
 
 @dataclass(frozen=True)
 class Removed:
@@ -138,6 +141,7 @@ class _Collector:
         self.twins(needed)
         work = self.work(work_age)
         self.quarantine()
+        self.finished(needed)
         for path in (*leftovers(self.repository), *Store(self.repository.mirror).outdated()):
             self.remove(path)
         return Removed(tuple(nodes), tuple(work), self.files, self.bytes)
@@ -206,6 +210,13 @@ class _Collector:
         for path in _paths(self.repository.root / "quarantine"):
             key = path.name[:64]
             if path.suffix != ".json" or key not in current or self.repository.built(key):
+                self.remove(path)
+
+    def finished(self, needed: set[str]) -> None:
+        """What bundling has prepared is kept while its node is there, and as long as it is of use now and then."""
+        for path in _paths(self.repository.root / "finished"):
+            key = path.name[:64]
+            if key not in self.leased and (key not in needed or time.time() - path.stat().st_mtime > FINISHED_AGE):
                 self.remove(path)
 
     def remove(self, path: Path) -> None:

@@ -14,7 +14,7 @@ from sfvm.errors import Place, SpecError, suggestion
 from sfvm.spec import include, parser, schema
 from sfvm.spec.condition import holds
 from sfvm.spec.model import Definition, Disk, Param, Spec
-from sfvm.spec.patterns import IDENTIFIER
+from sfvm.spec.patterns import IDENTIFIER, SHARED, Pattern
 from sfvm.verbs import Base, Step, registry
 
 MAX_ELEMENTS = 100_000
@@ -133,6 +133,8 @@ def _check(param: Param, value: str) -> None:
         hint = suggestion(value, param.choices)
     elif param.pattern is not None and not re.fullmatch(param.pattern, value):
         problem = f"it must match {param.pattern}"
+    elif not _fits(SHARED[param.type], value):
+        problem = f"it is not {SHARED[param.type].meaning}"
     elif _UNPRINTABLE.search(value):
         problem = "it holds a character that XML does not have"
     elif len(value) > MAX_VALUE:
@@ -144,6 +146,10 @@ def _check(param: Param, value: str) -> None:
             why=problem,
             hint=hint or "give another value",
         )
+
+
+def _fits(pattern: Pattern, value: str) -> bool:
+    return pattern.expression is None or re.fullmatch(pattern.expression, value) is not None
 
 
 def substitute(text: str, variables: Mapping[str, str], place: Place) -> str:

@@ -13,13 +13,15 @@ from sfvm.verbs import Base, Step
 
 @dataclass(frozen=True)
 class Param:
-    """A parameter of a spec; *default* None means that a value must be given."""
+    """A parameter of a spec; *default* None means that a value must be given; *type* is one of
+    :data:`sfvm.spec.patterns.TYPES`."""
 
     name: str
     default: str | None
     pattern: str | None
     choices: tuple[str, ...]
     place: Place
+    type: str = "string"
 
 
 @dataclass(frozen=True)

@@ -69,5 +69,6 @@ def params(root: Element) -> tuple[Param, ...]:
                 why=str(error),
                 hint="write it as for Python's re.fullmatch",
             ) from None
-        found[name] = Param(name, element.get("default"), pattern, element.words("choices"), element.place)
+        kind = element.get("type") or "string"
+        found[name] = Param(name, element.get("default"), pattern, element.words("choices"), element.place, kind)
     return tuple(found.values())

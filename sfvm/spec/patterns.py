@@ -49,3 +49,6 @@ SHARED = {
     "identifier": Pattern(IDENTIFIER, "an identifier of letters, digits and _", variable=False),
     "node-name": Pattern(r"[A-Za-z0-9][A-Za-z0-9_.+\-]*", "a name of letters, digits and _ . + -", variable=False),
 }
+
+TYPES = ("string", "integer", "size", "yes-no", "word", "words", "path", "sha256")
+"""Those of them that a param can be declared to be."""

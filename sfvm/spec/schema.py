@@ -16,7 +16,7 @@ from lxml import etree
 from sfvm.document import NAMESPACE, Element
 from sfvm.errors import SfvmError, SpecError, suggestion
 from sfvm.spec import shape
-from sfvm.spec.patterns import SHARED
+from sfvm.spec.patterns import SHARED, TYPES
 from sfvm.verbs import registry
 
 RNG = "http://relaxng.org/ns/structure/1.0"
@@ -25,13 +25,15 @@ _XSD = "http://www.w3.org/2001/XMLSchema-datatypes"
 KINDS = ("filesystem", "fragment", "format", "format-fragment")
 """What a whole document can be; a ``format-fragment`` is what a format includes."""
 
-_HEAD = """
+_TYPES = "".join(f"<value>{name}</value>" for name in TYPES)
+_HEAD = f"""
   <optional><element name="summary"><text/></element></optional>
   <zeroOrMore><element name="param">
     <attribute name="name"><ref name="identifier"/></attribute>
     <optional><attribute name="default"/></optional>
     <optional><attribute name="pattern"/></optional>
     <optional><attribute name="choices"/></optional>
+    <optional><attribute name="type"><choice>{_TYPES}</choice></attribute></optional>
     <text/>
   </element></zeroOrMore>"""
 
@@ -80,12 +82,6 @@ _CONDITIONS = """<element name="if"><attribute name="test"/><zeroOrMore><ref nam
 _FOR = """<element name="for">
   <attribute name="each"><ref name="identifier"/></attribute><attribute name="in"/>
   <zeroOrMore><ref name="BODY"/></zeroOrMore>
-</element>"""
-
-_REQUIRES = """<element name="requires">
-  <optional><attribute name="driver"/></optional>
-  <optional><attribute name="package"/></optional>
-  <optional><attribute name="command"/></optional>
 </element>"""
 
 
@@ -246,8 +242,6 @@ def _pattern(facet: str | None) -> str:
 def _body(kind: str) -> str:
     """The definitions *kind* (a verb or structure around verbs) and *kind*-verbs."""
     verbs = {name: verb.schema for name, verb in sorted(registry(kind).items())}
-    if kind == "bundle":
-        verbs.setdefault("requires", _REQUIRES)
     structure = _CONDITIONS if kind == "bases" else _CONDITIONS + _FOR + _INCLUDE
     own = "".join(_fragment(name, text) for name, text in verbs.items()) or "<notAllowed/>"
     around = structure.replace("BODY", kind)

@@ -76,16 +76,32 @@ def test_the_filesystem_is_clean_and_fstab_names_it(root: Path) -> None:
     assert f"UUID={uuid} / ext4" in cat(root, "/etc/fstab")
 
 
-def test_two_bundles_of_a_node_have_different_identifiers(bundled: Project, root: Path) -> None:
-    bundled.sfvm("bundle", "everything", "raw", "--set", "boot=none", "--output", str(bundled.home / "again"))
-    tables = [
-        json.loads(run("/usr/sbin/sfdisk", "--json", bundled.home / where / "everything-raw" / "everything.img"))
-        for where in ("out", "again")
-    ]
-    first, second = (
-        {table["partitiontable"]["id"], *(p["uuid"] for p in table["partitiontable"]["partitions"])} for table in tables
-    )
-    assert not first & second
+def identifiers(directory: Path) -> set[str]:
+    table = json.loads(run("/usr/sbin/sfdisk", "--json", next(directory.glob("*.img"))))["partitiontable"]
+    return {table["id"], *(part["uuid"] for part in table["partitions"])}
+
+
+def test_identifiers_are_those_of_the_node_and_nobody_elses(bundled: Project) -> None:
+    for node in ("everything", "busybox"):
+        again = ("raw", "--set", "boot=none", "--output", str(bundled.home / "again"))
+        done = bundled.sfvm("bundle", node, *again)
+        assert bool(done.all("ApplianceStarted")) == (node == "busybox")  # everything was made ready before
+    first = identifiers(bundled.home / "out" / "everything-raw")
+    assert identifiers(bundled.home / "again" / "everything-raw") == first
+    assert not identifiers(bundled.home / "again" / "busybox-raw") & first
+
+
+def test_a_bundle_is_replaced_when_the_user_says_so(bundled: Project) -> None:
+    output = bundled.home / "replaced"
+    words = ("bundle", "everything", "raw", "--set", "boot=none", "--output", str(output))
+    bundled.sfvm(*words)
+    (output / "everything-raw" / "mine").touch()
+    assert "--force" in bundled.sfvm(*words, status=1).stderr
+    assert (output / "everything-raw" / "mine").exists()
+    bundled.sfvm(*words, "--force")
+    assert not (output / "everything-raw" / "mine").exists()
+    (output / "everything-raw" / "SHA256SUMS").unlink()
+    assert "is no bundle" in bundled.sfvm(*words, "--force", status=1).stderr
 
 
 def test_nothing_that_must_not_be_cloned_is_left(root: Path) -> None:

@@ -3,33 +3,36 @@
 import json
 import shutil
 import subprocess
+import uuid
 from pathlib import Path
 
 import pytest
 
-from sfvm.bundle import gpt
+from sfvm.bundle.disk import gpt
+from sfvm.bundle.disk.partitions import ALIGNMENT, SECTOR, Table, Wanted, arrange
 
 SBIN = "/usr/sbin:/sbin"
+UNIQUE = uuid.UUID("5f9d6a2e-7c1b-4a55-9b0e-1f2a3b4c5d6e")
 WANTED = [
-    ("BIOS boot", gpt.BIOS_BOOT, 1 << 20, 0),
-    ("EFI system", gpt.ESP, 64 << 20, 0),
-    ("root", gpt.LINUX_ROOT["x86_64"], (1 << 30) + 512, gpt.GROW_FILE_SYSTEM),
+    Wanted("bios-boot", "BIOS boot", 1 << 20),
+    Wanted("esp", "EFI system", 64 << 20),
+    Wanted("root", "root", (1 << 30) + 512, grow=True),
 ]
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> tuple[Path, gpt.Table]:
-    table, path = gpt.arrange(WANTED), tmp_path / "disk.img"
+def disk(tmp_path: Path) -> tuple[Path, Table]:
+    table, path = arrange(WANTED, UNIQUE), tmp_path / "disk.img"
     with path.open("wb") as file:
         file.truncate(table.size)
-        file.write(gpt.head(table, b"\x01" * 440))
-        end = gpt.tail(table)
+        file.write(gpt.head(table, "x86_64", b"\x01" * 440))
+        end = gpt.tail(table, "x86_64")
         file.seek(table.size - len(end))
         file.write(end)
     return path, table
 
 
-def test_sfdisk_reads_what_was_wanted(disk: tuple[Path, gpt.Table]) -> None:
+def test_sfdisk_reads_what_was_wanted(disk: tuple[Path, Table]) -> None:
     path, table = disk
     sfdisk = shutil.which("sfdisk", path=SBIN)
     assert sfdisk
@@ -40,17 +43,20 @@ def test_sfdisk_reads_what_was_wanted(disk: tuple[Path, gpt.Table]) -> None:
     assert [
         (entry["name"], entry["type"].lower(), entry["uuid"].lower(), entry["start"] * 512, entry["size"] * 512)
         for entry in found["partitions"]
-    ] == [(part.name, str(part.type), str(part.id), part.offset, part.size) for part in table.partitions]
+    ] == [
+        (part.name, str(gpt.partition_type(part.kind, "x86_64")), str(part.id), part.offset, part.size)
+        for part in table.partitions
+    ]
     assert "59" in found["partitions"][2]["attrs"]
     checked = subprocess.run([sfdisk, "--verify", path], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_the_backup_alone_is_enough(disk: tuple[Path, gpt.Table]) -> None:
+def test_the_backup_alone_is_enough(disk: tuple[Path, Table]) -> None:
     path, table = disk
     with path.open("r+b") as file:
-        file.seek(gpt.SECTOR)
-        file.write(bytes(gpt.SECTOR))
+        file.seek(SECTOR)
+        file.write(bytes(SECTOR))
     sfdisk = shutil.which("sfdisk", path=SBIN)
     assert sfdisk
     read = json.loads(subprocess.run([sfdisk, "--json", path], capture_output=True, check=True).stdout)
@@ -58,26 +64,27 @@ def test_the_backup_alone_is_enough(disk: tuple[Path, gpt.Table]) -> None:
 
 
 def test_partitions_are_aligned_and_apart() -> None:
-    table = gpt.arrange(WANTED)
+    table = arrange(WANTED, UNIQUE)
     end = 1 << 20
     for part in table.partitions:
-        assert part.offset % gpt.ALIGNMENT == part.size % gpt.ALIGNMENT == 0
+        assert part.offset % ALIGNMENT == part.size % ALIGNMENT == 0
         assert part.offset >= end
         end = part.offset + part.size
-    assert end + len(gpt.tail(table)) <= table.size
+    assert end + len(gpt.tail(table, "x86_64")) <= table.size
 
 
-def test_identifiers_are_fresh() -> None:
-    one, other = gpt.arrange(WANTED), gpt.arrange(WANTED)
-    assert one.id != other.id
+def test_identifiers_follow_from_the_disk() -> None:
+    one, same, other = arrange(WANTED, UNIQUE), arrange(WANTED, UNIQUE), arrange(WANTED, uuid.uuid4())
+    assert one == same
+    assert len({part.id for part in one.partitions}) == len(WANTED)
     assert not {part.id for part in one.partitions} & {part.id for part in other.partitions}
 
 
 def test_boot_code_stands_before_the_table() -> None:
-    table = gpt.arrange(WANTED)
-    sector = gpt.head(table, b"\x01" * 440)[:512]
+    table = arrange(WANTED, UNIQUE)
+    sector = gpt.head(table, "x86_64", b"\x01" * 440)[:512]
     assert sector[:440] == b"\x01" * 440
     assert sector[450] == 0xEE
     assert sector[510:] == b"\x55\xaa"
     with pytest.raises(ValueError, match="440 fit"):
-        gpt.head(table, b"\x01" * 441)
+        gpt.head(table, "x86_64", b"\x01" * 441)

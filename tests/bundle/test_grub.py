@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sfvm.bundle import grub
+from sfvm.bundle.disk import grub
 
 BOOT = ["vmlinuz-6.1.0-9-amd64", "initrd.img-6.1.0-9-amd64", "vmlinuz-6.1.0-56-amd64", "initrd.img-6.1.0-56-amd64"]
 

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sfvm import document
-from sfvm.bundle.bundler import _require_ours
-from sfvm.bundle.checksum import Checksum
-from sfvm.bundle.convert import Convert
-from sfvm.bundle.layout import Layout
+from sfvm.bundle.outputs.archive import Archive
+from sfvm.bundle.outputs.checksum import Checksum
+from sfvm.bundle.outputs.compress import Compress
+from sfvm.bundle.outputs.convert import Convert
+from sfvm.bundle.outputs.sign import Sign
+from sfvm.bundle.outputs.split import Split
+from sfvm.bundle.outputs.tar import Tar
+from sfvm.bundle.outputs.template import Template
 from sfvm.bundle.stage import Stage
 from sfvm.bundle.sysprep import fstab
-from sfvm.bundle.tar import Tar
-from sfvm.bundle.template import Template
 from sfvm.document import Element
-from sfvm.errors import BundleError, SpecError
+from sfvm.errors import BundleError, Place, SpecError
 
+PLACE = Place(Path("format.xml"), 1)
 CONTENT = b"content" * 1000 + bytes(512 * 1000 - 7000)
 
 
@@ -35,7 +40,7 @@ def stage(tmp_path: Path) -> Stage:
     for name in ("disk", "tree"):
         (tmp_path / name).write_bytes(CONTENT)
     facts = {"name": "web", "settings": {"memory": "512"}}
-    return Stage(tmp_path / "out", tmp_path / "disk", tmp_path / "tree", lambda fraction: None, facts)
+    return Stage(tmp_path / "out", tmp_path / "disk", tmp_path / "tree", lambda fraction: None, facts, epoch=7)
 
 
 def test_checksums_are_what_sha256sum_checks(stage: Stage, tmp_path: Path) -> None:
@@ -116,23 +121,62 @@ def test_compression_is_for_qcow2(tmp_path: Path) -> None:
         Convert.parse(element(tmp_path, '<convert to="vdi" compress="zlib" as="a"/>'))
 
 
-def test_a_layout_that_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="too small"):
-        Layout.parse(element(tmp_path, '<layout table="gpt"><esp size="8M"/><root/></layout>'))
-    with pytest.raises(SpecError, match="no place"):
-        Layout.parse(element(tmp_path, '<layout table="gpt"><root/><boot loader="grub"/></layout>'))
-
-
 def test_fstab_keeps_what_it_does_not_replace() -> None:
     before = "# UNCONFIGURED FSTAB\n/dev/sda1 / ext4 ro 0 1\n# / is root\ntmpfs /tmp tmpfs defaults 0 0\n"
     after = fstab(before, (("UUID=x", "/", "ext4", "defaults", 1),))
     assert after == "# / is root\ntmpfs /tmp tmpfs defaults 0 0\nUUID=x / ext4 defaults 0 1\n"
 
 
-def test_only_a_bundle_is_replaced(tmp_path: Path) -> None:
-    _require_ours(tmp_path / "missing")
-    (tmp_path / "mine").mkdir()
-    with pytest.raises(BundleError, match="is in the way"):
-        _require_ours(tmp_path / "mine")
-    (tmp_path / "mine" / "SHA256SUMS").touch()
-    _require_ours(tmp_path / "mine")
+def test_what_is_archived_or_compressed_takes_the_place_of_what_it_was(stage: Stage, tmp_path: Path) -> None:
+    Convert.parse(element(tmp_path, '<convert to="raw" as="b.img"/>')).make(stage)
+    (stage.new("a.txt", PLACE)).write_text("text")
+    Archive.parse(element(tmp_path, '<archive of="*.txt *.img" as="x.tar"/>')).make(stage)
+    with tarfile.open(stage.directory / "x.tar") as found:
+        assert found.getnames() == ["a.txt", "b.img"]  # in the order of the patterns
+        assert {(member.uid, member.gid, member.mode, member.mtime) for member in found} == {(0, 0, 0o644, 7)}
+        assert found.extractfile("b.img").read() == CONTENT
+    Compress.parse(element(tmp_path, '<compress of="x.tar" with="zstd"/>')).make(stage)
+    assert stage.made == ["x.tar.zst"]
+    assert [path.name for path in stage.directory.iterdir()] == ["x.tar.zst"]
+
+
+def test_a_sparse_archive_is_small_and_of_the_format_asked_for(stage: Stage, tmp_path: Path) -> None:
+    with stage.new("disk.raw", PLACE).open("wb") as file:
+        file.truncate(64 << 20)
+        file.write(b"x" * 4096)
+    text = '<archive of="disk.raw" format="oldgnu" sparse="yes" as="x.tar"/>'
+    Archive.parse(element(tmp_path, text)).make(stage)
+    data = (stage.directory / "x.tar").read_bytes()
+    assert len(data) < 1 << 20
+    assert data[257:265] == b"ustar  \0"  # GNU's magic (tar(5))
+    with tarfile.open(stage.directory / "x.tar") as found:
+        assert [(member.name, member.size, member.issparse()) for member in found] == [("disk.raw", 64 << 20, True)]
+
+
+def test_parts_are_the_whole(stage: Stage, tmp_path: Path) -> None:
+    Convert.parse(element(tmp_path, '<convert to="raw" as="a.img"/>')).make(stage)
+    Split.parse(element(tmp_path, '<split of="a.img" size="200K"/>')).make(stage)
+    assert stage.made == ["a.img.000", "a.img.001", "a.img.002"]
+    assert b"".join((stage.directory / name).read_bytes() for name in stage.made) == CONTENT
+
+
+def test_a_signature_is_what_gpg_verifies(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "g"
+    home.mkdir(mode=0o700)
+    monkeypatch.setenv("GNUPGHOME", str(home))
+    key = "--quick-generate-key me@example.org ed25519 sign never"
+    subprocess.run(["gpg", "--batch", "--passphrase", "", *key.split()], check=True, capture_output=True)
+    try:
+        Convert.parse(element(tmp_path, '<convert to="raw" as="a.img"/>')).make(stage)
+        Sign.parse(element(tmp_path, '<sign of="a.img" key="me@example.org"/>')).make(stage)
+        verify = ["gpg", "--batch", "--verify", "a.img.asc", "a.img"]
+        assert subprocess.run(verify, cwd=stage.directory, capture_output=True).returncode == 0
+        with (stage.directory / "a.img").open("ab") as file:
+            file.write(b"more")
+        assert subprocess.run(verify, cwd=stage.directory, capture_output=True).returncode == 1
+        with pytest.raises(BundleError, match="cannot be signed"):
+            Sign.parse(element(tmp_path, '<sign of="a.img" key="nobody@example.org"/>')).make(
+                replace(stage, made=["a.img"])
+            )
+    finally:
+        subprocess.run(["gpgconf", "--kill", "all"], check=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
+from sfvm.bundle.outputs._files import matching
 from sfvm.bundle.stage import Stage
 from sfvm.document import Element
-from sfvm.errors import BundleError, Place
+from sfvm.errors import Place
 
 STYLES = {
     "sums": "{digest}  {name}\n",
@@ -74,15 +74,8 @@ class Checksum:
 
         :raises BundleError: a pattern that no artifact has
         """
-        for pattern in self.of:
-            if not fnmatch.filter(stage.made, pattern):
-                raise BundleError(
-                    f"no artifact is called {pattern}",
-                    place=self.place,
-                    why="there is " + (", ".join(stage.made) or "none yet"),
-                    hint="a checksum comes after what it is of",
-                )
-        wanted = [name for name in stage.made if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.of)]
+        found = matching(stage, self.of, self.place)
+        wanted = [name for name in stage.made if name in found]
         target = stage.new(self.name, self.place)
         lines = []
         for name in wanted:

@@ -61,6 +61,13 @@ def kernels(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(versions, key=_ordering, reverse=True))
 
 
+def initrd(version: str, names: Iterable[str]) -> str | None:
+    """The initramfs of the kernel *version* among the file *names* of /boot, as distributions call it."""
+    usual = (f"initrd.img-{version}", f"initramfs-{version}.img", f"initramfs-{version}", f"initrd-{version}")
+    there = set(names)
+    return next((name for name in usual if name in there), None)
+
+
 def _ordering(version: str) -> list[tuple[int, int, str]]:
     """Numbers as numbers; a release candidate comes before its release."""
     parts = re.split(r"[.\-_+~]", version)
@@ -93,10 +100,8 @@ def configuration(
             f"  search.fs_uuid {root_uuid} root",
             f"  linux /boot/vmlinuz-{version} root=UUID={root_uuid} ro {arguments(consoles, more)}",
         ]
-        for initrd in (f"initrd.img-{version}", f"initramfs-{version}.img", f"initramfs-{version}"):
-            if initrd in boot:
-                lines.append(f"  initrd /boot/{initrd}")
-                break
+        if (found := initrd(version, boot)) is not None:
+            lines.append(f"  initrd /boot/{found}")
         lines.append("}")
     return "\n".join(lines) + "\n"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,8 @@ class Template:
 
     ``from`` is below the format's directory. The template knows ``name``, ``key``, ``settings`` (the format's params),
     ``facts``, ``packages``, ``disk`` (its size in bytes; 0 without a layout), and ``size(file)``, ``sha256(file)`` of
-    artifacts made before it, ``uuid()`` for fresh identifiers. In ``.xml`` and ``.ovf`` files values are escaped.
+    artifacts made before it, ``sha1(file)``; ``uuid(purpose)``, which is the same for every bundle of the
+    node; ``epoch`` and ``date``, the time of the build. In ``.xml`` and ``.ovf`` files values are escaped.
     """
 
     element: ClassVar[str] = "template"
@@ -70,7 +71,10 @@ class Template:
         environment.globals.update(
             size=lambda name: self._artifact(stage, name).stat().st_size,
             sha256=lambda name: stage.digest(self._artifact(stage, name).name),
-            uuid=lambda: str(uuid.uuid4()),
+            sha1=lambda name: stage.digest(self._artifact(stage, name).name, "sha1"),
+            uuid=lambda purpose="": str(stage.uuid(purpose)),
+            date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(stage.epoch)),
+            epoch=stage.epoch,
         )
         target = stage.new(self.name, self.place)
         try:

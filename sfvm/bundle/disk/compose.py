@@ -1,0 +1,114 @@
+"""The whole disk, composed on the host: blocks, not files."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from sfvm import qcow2
+from sfvm.bundle.disk import gpt, grub, mbr
+from sfvm.bundle.disk.layout import Layout
+from sfvm.bundle.disk.partitions import SECTOR, Table, Wanted, arrange, whole
+from sfvm.bundle.finished import BOOT_IMAGE, CORE_IMAGE, Finished
+from sfvm.cancellation import Cancellation
+from sfvm.errors import BundleError
+
+NAMES = {"bios-boot": "BIOS boot", "esp": "EFI system"}
+
+
+def table_of(layout: Layout, size: int, identity: uuid.UUID) -> Table:
+    """Where the parts of *layout* are on the disk, for a node of *size* bytes.
+
+    :raises BundleError: the layout has too little room for it
+    """
+    root = layout.root
+    if root.size is not None and root.size < size:
+        raise BundleError(
+            "the root partition is too small for the node",
+            place=root.place,
+            why=f"the node's filesystem has {size >> 20} MiB, the partition {root.size >> 20} MiB",
+            hint=f'size="{size >> 20}M" or more, or leave it out',
+        )
+    if layout.table == "none":
+        return whole(root.size or size, identity, least=layout.size, multiple=layout.multiple)
+    wanted = [Wanted(part.kind, NAMES.get(part.kind, part.kind), part.size or size, part.grow) for part in layout.parts]
+    return arrange(wanted, identity, least=layout.size, multiple=layout.multiple)
+
+
+def compose(
+    finished: Finished,
+    layout: Layout,
+    table: Table,
+    architecture: str,
+    target: Path,
+    progress: Callable[[float], None],
+    stop: Cancellation,
+) -> None:
+    """Write the raw disk *target* (sparse) with *table* around what was *finished*.
+
+    :raises BundleError: what an MBR cannot say
+    :raises Cancelled: *stop* asks for it
+    """
+    with target.open("xb") as disk:
+        disk.truncate(table.size)
+        for offset, data in _head_and_tail(finished, layout, table, architecture):
+            disk.seek(offset)
+            disk.write(data)
+        disk.flush()
+        for number, place in enumerate(table.partitions):
+            if (source := finished.part(number)) is not None:
+                _copy_sparse(source, disk.fileno(), place.offset)
+    root = next(place for place in table.partitions if place.kind == "root")
+    window = f"driver=raw,offset={root.offset},size={root.size},file.driver=file,file.filename={_option(target)}"
+    qcow2.qemu_img(
+        "convert", "-n", "--target-is-zero", "-W", "-m", str(min(os.cpu_count() or 1, 16)), "-f", "qcow2",
+        finished.filesystem, "--target-image-opts", window, progress=progress, stop=stop,
+    )  # fmt: skip
+
+
+def _head_and_tail(finished: Finished, layout: Layout, table: Table, architecture: str) -> list[tuple[int, bytes]]:
+    """The partition table and GRUB for BIOS, as bytes at offsets."""
+    core, boot_code = finished.image(CORE_IMAGE), b""
+    pieces: list[tuple[int, bytes]] = []
+    if core:
+        if layout.table == "mbr":
+            sector, room = mbr.GAP_SECTOR, mbr.gap(table)
+        else:
+            place = next(place for place in table.partitions if place.kind == "bios-boot")
+            sector, room = place.first_sector, place.size
+        pieces.append((sector * SECTOR, grub.place_core(core, sector, room)))
+        boot_code = grub.boot_code(finished.image(BOOT_IMAGE), sector)
+    match layout.table:
+        case "gpt":
+            end = gpt.tail(table, architecture)
+            pieces += [(0, gpt.head(table, architecture, boot_code)), (table.size - len(end), end)]
+        case "mbr":
+            try:
+                pieces.append((0, mbr.head(table, boot_code)))
+            except ValueError as error:
+                raise BundleError(
+                    "the disk cannot have an MBR", place=layout.place, why=str(error), hint='table="gpt"'
+                ) from None
+    return pieces
+
+
+def _copy_sparse(source: Path, target: int, offset: int) -> None:
+    """Copy the parts of *source* that hold data (lseek(2), SEEK_DATA) to *offset* in *target*."""
+    with source.open("rb") as file:
+        size, position = source.stat().st_size, 0
+        while position < size:
+            try:
+                start = os.lseek(file.fileno(), position, os.SEEK_DATA)
+            except OSError:
+                return  # nothing but holes from here on
+            position = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            while start < position and (data := os.pread(file.fileno(), min(position - start, 4 << 20), start)):
+                os.pwrite(target, data, offset + start)
+                start += len(data)
+
+
+def _option(path: Path) -> str:
+    """A file name inside an option list: commas are doubled (qemu(1))."""
+    return str(path.absolute()).replace(",", ",,")

@@ -1,0 +1,111 @@
+"""What is read of a guest's kernel, and what formats require of it."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import struct
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from sfvm import document
+from sfvm.bundle.format import Recipe, Unfit, check
+from sfvm.bundle.kernel import Kernel, compression, initramfs_modules, modules, options
+from sfvm.bundle.outputs.requires import Requires
+from sfvm.errors import Place
+
+CLOUD = Kernel(
+    "6.1.0-56-cloud-amd64",
+    {"XEN_PVH": "y", "VMXNET3": "m"},
+    builtin=frozenset({"ext4"}),
+    modules=frozenset({"vmxnet3", "virtio_blk", "vmw_pvscsi"}),
+    initramfs=frozenset({"virtio_blk"}),
+    compression="lz4",
+)
+
+
+def requires(directory: Path, attributes: str) -> Requires:
+    path = directory / "format.xml"
+    path.write_text(f'<requires xmlns="urn:sfvm:1" {attributes}/>')
+    return Requires.parse(document.parse(path))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "missing"),
+    [
+        ('initramfs="virtio_blk" driver="vmxnet3" option="XEN_PVH VMXNET3"', []),
+        ('initramfs="ext4"', []),
+        ('initramfs="mptspi|virtio-blk"', []),
+        ('initramfs="mptspi|ahci"', ["the driver mptspi or ahci"]),
+        ('initramfs="vmw_pvscsi"', ["the driver vmw_pvscsi in the initramfs"]),
+        ('driver="e1000"', ["the driver e1000"]),
+        ('option="XEN_PV"', ["the option CONFIG_XEN_PV"]),
+        ('compression="gzip xz"', ["a kernel compressed with gzip or xz, not lz4"]),
+        ('package="cloud-init|ignition openssh-server"', ["the package openssh-server"]),
+    ],
+)
+def test_what_a_kernel_lacks(tmp_path: Path, attributes: str, missing: list[str]) -> None:
+    assert list(requires(tmp_path, attributes).missing(CLOUD, frozenset({"cloud-init"}))) == missing
+
+
+def test_an_impossible_pairing_names_what_is_missing_and_what_has_it(tmp_path: Path) -> None:
+    recipe = Recipe("ova", None, (requires(tmp_path, 'initramfs="mptspi" driver="e1000"'),), (), {}, Place(tmp_path, 1))
+    with pytest.raises(Unfit) as caught:
+        check(recipe, CLOUD, frozenset())
+    assert "the driver mptspi, the driver e1000" in caught.value.render()
+    assert "linux-image-amd64" in caught.value.render()
+    with pytest.raises(Unfit, match="a kernel"):
+        check(recipe, None, frozenset())
+
+
+def test_kernel_options_and_module_lists() -> None:
+    assert options('# CONFIG_X is not set\nCONFIG_XEN=y\nCONFIG_E1000=m\nCONFIG_CMDLINE=""\n') == {
+        "XEN": "y",
+        "E1000": "m",
+        "CMDLINE": '""',
+    }
+    listing = "kernel/net/virtio-net.ko.xz: kernel/drivers/x.ko\nkernel/fs/ext4.ko:\n"
+    assert modules(listing) == {"virtio_net", "ext4"}
+
+
+PACKERS: list[Callable[[bytes], bytes]] = [
+    bytes,
+    gzip.compress,
+    lzma.compress,
+    zstandard.ZstdCompressor().compress,
+]
+
+
+@pytest.mark.parametrize("pack", PACKERS)
+def test_the_modules_of_an_initramfs(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    def cpio(*names: str) -> bytes:
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(b"x" * 1001)
+        words = ["cpio", "--quiet", "-o", "-H", "newc"]
+        return subprocess.run(
+            words, cwd=tmp_path, input="\n".join(names).encode(), capture_output=True, check=True
+        ).stdout
+
+    early = cpio("kernel/x86/microcode.bin")
+    data = early + bytes(-len(early) % 512) + pack(cpio("lib/6.1/virtio_blk.ko", "lib/6.1/nvme-core.ko.zst"))
+    assert initramfs_modules(data) == {"virtio_blk", "nvme_core"}
+
+
+@pytest.mark.parametrize("data", [b"", b"\x28\xb5\x2f\xfdjunk", b"070701junk", b"\xfd7zXZ\0junk", bytes(4096)])
+def test_a_broken_initramfs_has_no_modules(data: bytes) -> None:
+    assert initramfs_modules(data) == frozenset()
+
+
+def test_how_a_kernel_is_compressed() -> None:
+    image = bytearray(8192)
+    image[0x1F1] = 1
+    image[0x202:0x206] = b"HdrS"
+    image[0x248:0x250] = struct.pack("<II", 16, 100)
+    image[1024 + 16 : 1024 + 20] = b"\x02\x21\x4c\x18"
+    assert compression(bytes(image)) == "lz4"
+    assert compression(b"\x7fELF") == ""

@@ -1,0 +1,98 @@
+"""What formats may ask of a disk, and where its parts are."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import uuid
+from pathlib import Path
+
+import pytest
+
+from sfvm import document
+from sfvm.bundle.disk import mbr
+from sfvm.bundle.disk.compose import table_of
+from sfvm.bundle.disk.layout import Layout
+from sfvm.bundle.disk.partitions import Wanted, arrange
+from sfvm.bundle.outputs.layout import LayoutVerb
+from sfvm.errors import BundleError, SpecError
+from sfvm.spec import schema
+
+UNIQUE = uuid.UUID("5f9d6a2e-7c1b-4a55-9b0e-1f2a3b4c5d6e")
+
+
+def layout(directory: Path, text: str) -> Layout:
+    path = directory / "format.xml"
+    path.write_text(text.replace("<layout", '<layout xmlns="urn:sfvm:1"', 1))
+    element = document.parse(path)
+    schema.validate_verb(element, "bundle")
+    return LayoutVerb.parse(element).layout
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('<layout table="gpt"><esp size="8M"/><root/></layout>', "too small"),
+        ('<layout table="gpt"><root/><boot loader="grub"/></layout>', "no place"),
+        ('<layout table="none"><esp/><root/></layout>', "root filesystem alone"),
+        ('<layout table="mbr"><bios-boot/><root/></layout>', "no BIOS boot partition"),
+        ('<layout table="mbr"><root/>' + '<data size="1M"/>' * 4 + "</layout>", "has 4 partitions"),
+        ('<layout table="gpt"><root/><data size="1M" mount="/"/></layout>', "the same place"),
+        ('<layout table="gpt"><root/><data size="1M" format="ext5"/></layout>', "did you mean"),
+        ('<layout table="gpt"><esp/><root/><boot loader="grup"/></layout>', "did you mean"),
+    ],
+)
+def test_a_layout_that_cannot_be(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        layout(tmp_path, text)
+
+
+def test_parts_stand_as_they_are_written(tmp_path: Path) -> None:
+    found = layout(tmp_path, '<layout table="gpt"><root/><swap size="2M"/><data size="3M" mount="/srv/"/></layout>')
+    assert [(part.kind, part.size, part.mount) for part in found.parts] == [
+        ("root", None, "/"),
+        ("swap", 2 << 20, "none"),
+        ("data", 3 << 20, "/srv"),
+    ]
+    table = table_of(found, 64 << 20, UNIQUE)
+    assert [part.offset >> 20 for part in table.partitions] == [1, 65, 67]
+    assert table.size == 71 << 20
+
+
+def test_a_disk_is_as_large_as_its_platform_wants(tmp_path: Path) -> None:
+    parts = "<root/></layout>"
+    assert table_of(layout(tmp_path, f'<layout table="gpt" multiple="1G">{parts}'), 1 << 30, UNIQUE).size == 2 << 30
+    assert table_of(layout(tmp_path, f'<layout table="gpt" size="3G">{parts}'), 1 << 30, UNIQUE).size == 3 << 30
+    assert table_of(layout(tmp_path, f'<layout table="none">{parts}'), 1 << 30, UNIQUE).size == 1 << 30
+
+
+def test_a_root_too_small_for_the_node_says_what_it_needs(tmp_path: Path) -> None:
+    found = layout(tmp_path, '<layout table="gpt"><root size="16M"/></layout>')
+    with pytest.raises(BundleError, match="64 MiB") as caught:
+        table_of(found, 64 << 20, UNIQUE)
+    assert caught.value.hint is not None
+    assert 'size="64M"' in caught.value.hint
+
+
+def test_sfdisk_reads_the_mbr(tmp_path: Path) -> None:
+    wanted = [Wanted("esp", "", 40 << 20), Wanted("root", "", 100 << 20), Wanted("swap", "", 8 << 20)]
+    table, path = arrange(wanted, UNIQUE), tmp_path / "disk.img"
+    with path.open("wb") as file:
+        file.truncate(table.size)
+        file.write(mbr.head(table, b"\x01" * 440))
+    read = json.loads(subprocess.run(["/usr/sbin/sfdisk", "--json", path], capture_output=True, check=True).stdout)
+    found = read["partitiontable"]
+    assert (found["label"], found["id"]) == ("dos", mbr.identifier(table))
+    assert [
+        (part["type"], part["start"], part["size"], part.get("bootable", False)) for part in found["partitions"]
+    ] == [
+        ("ef", 2048, 40 << 11, False),
+        ("83", 41 << 11, 100 << 11, True),
+        ("82", 141 << 11, 8 << 11, False),
+    ]
+    assert mbr.gap(table) == (1 << 20) - 512
+
+
+def test_what_an_mbr_cannot_hold() -> None:
+    with pytest.raises(ValueError, match="2 TiB"):
+        mbr.head(arrange([Wanted("root", "", 3 << 40)], UNIQUE))
