@@ -11,7 +11,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Protocol
 
 from sfvm.errors import BundleError
@@ -31,10 +31,11 @@ class Sink(Protocol):
 
 
 def compressed(kind: str, sink: Sink) -> AbstractContextManager[Sink]:
-    """A sink that writes what it gets to *sink*, as ``gzip``, ``xz`` or ``zstd``; complete at the end of the context.
+    """A sink that writes what it gets to *sink*, as ``gzip``, ``xz``, ``zstd`` or ``none``; complete at the end of the
+    context.
     Neither names nor times are in it."""
     kinds: dict[str, Callable[[Sink], AbstractContextManager[Sink]]] = {"gzip": _gzip, "xz": _xz, "zstd": _zstd}
-    return kinds[kind](sink)
+    return nullcontext(sink) if kind == "none" else kinds[kind](sink)
 
 
 @contextmanager

@@ -54,6 +54,24 @@ class Stage:
     epoch: int = 0
     machine: Machine | None = None
 
+    def raw(self, place: Place) -> Path:
+        """The disk as a raw, sparse file; it is shared: read it only.
+
+        :raises BundleError: the format has no layout, so there is no disk; *place* is the verb's
+        """
+        if self.disk is None:
+            raise BundleError("this verb needs a disk", place=place, hint="add a <layout> to the format")
+        return self.disk
+
+    def tree(self, place: Place) -> Path:
+        """The node's files as an uncompressed tar (POSIX, numeric owners, ``./`` names); it is shared: read it only.
+
+        :raises BundleError: the format has a layout, so there is a disk instead; *place* is the verb's
+        """
+        if self.archive is None:
+            raise BundleError("this verb goes without a layout", place=place, hint="remove the <layout> of the format")
+        return self.archive
+
     def uuid(self, purpose: str) -> uuid.UUID:
         """An identifier for *purpose*: another for every purpose and node, the same for every bundle of it."""
         return uuid.uuid5(self.identity, purpose)

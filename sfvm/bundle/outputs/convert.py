@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 from sfvm import qcow2
 from sfvm.bundle.stage import Stage
 from sfvm.document import Element
-from sfvm.errors import BundleError, Place, SpecError
+from sfvm.errors import Place, SpecError
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,13 @@ class Convert:
 
         :raises BundleError: the format has no layout, so there is no disk
         """
-        if stage.disk is None:
-            raise BundleError("convert needs a disk", place=self.place, hint="add a <layout> to the format")
-        target = stage.new(self.name, self.place)
+        disk, target = stage.raw(self.place), stage.new(self.name, self.place)
         if self.to == "raw":
-            stage.keep(stage.disk, target)  # the disk is raw already
+            stage.keep(disk, target)  # the disk is raw already
             return
         options = ["-o", self.options] if self.options else []
         compress = [] if self.compress == "no" else ["-c"]
         qcow2.qemu_img(
             "convert", "-W", "-m", str(min(os.cpu_count() or 1, 16)), *compress, "-f", "raw", "-O", self.to,
-            *options, stage.disk, target, progress=stage.progress, stop=stage.stop,
+            *options, disk, target, progress=stage.progress, stop=stage.stop,
         )  # fmt: skip

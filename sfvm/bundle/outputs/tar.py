@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 from sfvm.bundle.compression import compressed
 from sfvm.bundle.stage import Stage
 from sfvm.document import Element
-from sfvm.errors import BundleError, Place
+from sfvm.errors import Place
 
 BLOCK = 4 << 20
 
@@ -56,18 +56,16 @@ class Tar:
 
         :raises BundleError: the format has a layout, so a disk was made and no archive
         """
-        if stage.archive is None:
-            raise BundleError("tar goes without a layout", place=self.place, hint="remove the <layout> of the format")
-        target = stage.new(self.name, self.place)
+        archive, target = stage.tree(self.place), stage.new(self.name, self.place)
         if self.compression == "none":
-            stage.keep(stage.archive, target)
+            stage.keep(archive, target)
             return
         with (
-            stage.archive.open("rb") as source,
+            archive.open("rb") as source,
             stage.writing(target) as file,
             compressed(self.compression, file) as sink,
         ):
-            total, done = max(stage.archive.stat().st_size, 1), 0
+            total, done = max(archive.stat().st_size, 1), 0
             while block := source.read(BLOCK):
                 sink.write(block)
                 done += len(block)
