@@ -1,4 +1,4 @@
-"""Makes bundles: one finish overlay and one composed disk per node and layout, all formats from it side by side."""
+"""Makes bundles: one finish overlay and one disk around it per node and layout, all formats from it side by side."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from sfvm import __version__
 from sfvm.build.scheduler import Job, Schedule, limit, raise_first
-from sfvm.bundle.compose import compose
+from sfvm.bundle.compose import Disk, compose
 from sfvm.bundle.finish import archive, finish
 from sfvm.bundle.format import FormatRequest, Recipe, expand
 from sfvm.bundle.layout import Layout
@@ -122,13 +122,8 @@ class _Group:
                 self._tell("finishing")
                 with phase(ours, name, "finishing"):
                     finished = finish(name, manifest, self.layout, work, *machine)
-                disk = work / "disk.raw"
-                progress = functools.partial(self._tell, "composing the disk")
-                progress()
-                architecture = manifest.facts.get("architecture", "x86_64")
-                with phase(ours, name, "composing"):
-                    compose(finished, self.layout, manifest.disk, architecture, disk, progress, stop)
-                finished.filesystem.unlink()
+                    architecture = manifest.facts.get("architecture", "x86_64")
+                    disk = compose(finished, self.layout, manifest.disk, architecture, work / "disk.raw")
             else:
                 self._tell("archiving")
                 with phase(ours, name, "archiving"):
@@ -155,7 +150,7 @@ class _Group:
     def _make(
         self,
         manifest: Manifest,
-        disk: Path | None,
+        disk: Disk | None,
         tree: Path | None,
         work: Path,
         begun: float,
@@ -178,7 +173,7 @@ class _Group:
             "settings": dict(recipe.settings),
             "facts": dict(manifest.facts),
             "packages": [list(package) for package in manifest.packages],
-            "disk": disk.stat().st_size if disk else 0,
+            "disk": disk.size if disk else 0,
         }
         stage = Stage(directory, disk, tree, functools.partial(progress, "checksums"), facts, stop=stop)
         for verb in recipe.outputs:

@@ -2,30 +2,77 @@
 
 from __future__ import annotations
 
+import json
 import os
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sfvm import qcow2
 from sfvm.bundle import gpt, grub
 from sfvm.bundle.finish import Finished
 from sfvm.bundle.layout import BIOS_BOOT_SIZE, Layout
-from sfvm.cancellation import Cancellation
+from sfvm.cancellation import NEVER, Cancellation
+
+Progress = Callable[[float], None]
+ANY_ORDER = ("qcow2",)
+"""Formats of QEMU's into which a part can be written at its place, after others."""
 
 
-def compose(
-    finished: Finished,
-    layout: Layout,
-    size: int,
-    architecture: str,
-    target: Path,
-    progress: Callable[[float], None],
-    stop: Cancellation,
-) -> gpt.Table:
-    """Write the raw disk *target* (sparse) around the filesystem of *size* bytes; return its partition table.
+@dataclass(frozen=True)
+class Part:
+    """The content of the qcow2 file *source*, *size* bytes, which belongs at *offset* of a disk."""
 
-    :raises Cancelled: *stop* asks for it
-    """
+    source: Path
+    offset: int
+    size: int
+
+
+@dataclass
+class Disk:
+    """A disk that is not yet one file: the raw, sparse *frame* has its size and everything but the *parts*. Nobody
+    copies them before somebody wants them, and then where they are wanted; several threads may."""
+
+    frame: Path
+    parts: tuple[Part, ...] = ()
+    _alone: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def size(self) -> int:
+        return self.frame.stat().st_size
+
+    def raw(self, progress: Progress, stop: Cancellation = NEVER) -> Path:
+        """The whole disk as a raw file, which is the same one for all: composed when it is first asked for.
+
+        :raises Cancelled: *stop* asks for it
+        """
+        with self._alone:
+            for part in self.parts:
+                _fill(self.frame, "raw", part, progress, stop)
+            self.parts = ()
+            return self.frame
+
+    def convert(self, target: Path, to: str, *options: str, progress: Progress, stop: Cancellation = NEVER) -> None:
+        """Write *target* in the format *to* with *options* of ``qemu-img convert``.
+
+        :raises Cancelled: *stop* asks for it
+        """
+        if to not in ANY_ORDER or "-c" in options:  # compressed clusters are written once, and whole
+            self.raw(progress, stop)
+        with self._alone:
+            parts = self.parts
+            if parts:
+                _convert("-f", "raw", "-O", to, *options, self.frame, target, stop=stop)
+        if not parts:
+            _convert("-f", "raw", "-O", to, *options, self.frame, target, progress=progress, stop=stop)
+        for part in parts:
+            _fill(target, to, part, progress, stop)
+
+
+def compose(finished: Finished, layout: Layout, size: int, architecture: str, frame: Path) -> Disk:
+    """The disk around the filesystem of *size* bytes; *frame* becomes its file."""
     wanted = []
     if layout.bios_boot:
         wanted.append(("BIOS boot", gpt.BIOS_BOOT, BIOS_BOOT_SIZE, 0))
@@ -36,7 +83,7 @@ def compose(
     table = gpt.arrange(wanted)
     places = {partition.name: partition for partition in table.partitions}
     boot_code = b""
-    with target.open("xb") as disk:
+    with frame.open("xb") as disk:
         disk.truncate(table.size)
         if layout.bios_boot and finished.core_image:
             place = places["BIOS boot"]
@@ -51,12 +98,22 @@ def compose(
         if finished.esp is not None:
             _copy_sparse(finished.esp, disk.fileno(), places["EFI system"].offset)
     root = places["root"]
-    window = f"driver=raw,offset={root.offset},size={root.size},file.driver=file,file.filename={_option(target)}"
-    qcow2.qemu_img(
-        "convert", "-n", "--target-is-zero", "-W", "-m", str(min(os.cpu_count() or 1, 16)), "-f", "qcow2",
-        finished.filesystem, "--target-image-opts", window, progress=progress, stop=stop,
-    )  # fmt: skip
-    return table
+    return Disk(frame, (Part(finished.filesystem, root.offset, root.size),))
+
+
+def _fill(target: Path, kind: str, part: Part, progress: Progress, stop: Cancellation) -> None:
+    """Copy *part* to its place in *target*, a file of the format *kind* that has nothing there."""
+    file: dict[str, Any] = {"driver": "file", "filename": str(target.absolute())}
+    if kind != "raw":
+        file = {"driver": kind, "file": file}
+    window = {"driver": "raw", "offset": part.offset, "size": part.size, "file": file}
+    words = ("-n", "--target-is-zero", "-f", "qcow2", "-O", "raw", part.source, f"json:{json.dumps(window)}")
+    _convert(*words, progress=progress, stop=stop)
+
+
+def _convert(*words: str | Path, progress: Progress | None = None, stop: Cancellation) -> None:
+    threads = str(min(os.cpu_count() or 1, 16))
+    qcow2.qemu_img("convert", "-W", "-m", threads, *words, progress=progress, stop=stop)
 
 
 def _copy_sparse(source: Path, target: int, offset: int) -> None:
@@ -71,8 +128,3 @@ def _copy_sparse(source: Path, target: int, offset: int) -> None:
             position = os.lseek(file.fileno(), start, os.SEEK_HOLE)
             os.lseek(file.fileno(), start, os.SEEK_SET)
             os.pwrite(target, os.read(file.fileno(), position - start), offset + start)
-
-
-def _option(path: Path) -> str:
-    """A file name inside an option list: commas are doubled (qemu(1))."""
-    return str(path.absolute()).replace(",", ",,")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from sfvm import qcow2
 from sfvm.bundle.stage import Stage
 from sfvm.document import Element
 from sfvm.errors import BundleError, Place, SpecError
@@ -79,11 +77,8 @@ class Convert:
             raise BundleError("convert needs a disk", place=self.place, hint="add a <layout> to the format")
         target = stage.new(self.name, self.place)
         if self.to == "raw":
-            stage.keep(stage.disk, target)  # the disk is raw already
+            stage.keep(stage.disk.raw(stage.progress, stage.stop), target)
             return
         options = ["-o", self.options] if self.options else []
         compress = [] if self.compress == "no" else ["-c"]
-        qcow2.qemu_img(
-            "convert", "-W", "-m", str(min(os.cpu_count() or 1, 16)), *compress, "-f", "raw", "-O", self.to,
-            *options, stage.disk, target, progress=stage.progress, stop=stage.stop,
-        )  # fmt: skip
+        stage.disk.convert(target, self.to, *compress, *options, progress=stage.progress, stop=stage.stop)

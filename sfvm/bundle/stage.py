@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from sfvm import qcow2
+from sfvm.bundle.compose import Disk
 from sfvm.bundle.hashing import HashingFile, digests
 from sfvm.cancellation import NEVER, Cancellation
 from sfvm.errors import BundleError, Place
@@ -20,14 +21,14 @@ RESERVED = ("manifest.json", "SHA256SUMS")
 
 @dataclass(frozen=True)
 class Stage:
-    """What the verbs of a format work with: the bundle's *directory*, and what was made of the node for it: the
-    composed raw *disk* (for a format with a layout), the uncompressed tar *archive* (for one without). Both are shared
+    """What the verbs of a format work with: the bundle's *directory*, and what was made of the node for it: the *disk*
+    (for a format with a layout), the uncompressed tar *archive* (for one without). Both are shared
     between formats: read them, or :meth:`keep` them. *progress* gets 0 to 1, and raises when the bundle is given up,
     which *stop* says too. *facts* is what templates may say: the bundle's manifest without its artifacts. *made* are
     the artifacts so far, *known* the digests of some of them by (name, algorithm)."""
 
     directory: Path
-    disk: Path | None
+    disk: Disk | None
     archive: Path | None
     progress: Callable[[float], None]
     facts: Mapping[str, Any] = field(default_factory=dict)

@@ -8,7 +8,6 @@ from sfvm import qcow2
 from sfvm.bundle.compose import compose as make
 from sfvm.bundle.finish import Finished
 from sfvm.bundle.layout import Layout
-from sfvm.cancellation import Cancellation
 from sfvm.errors import Place
 from sfvm.guest import Command
 from tests.bench.appliance import started
@@ -36,7 +35,7 @@ def compose(bench: Bench) -> list[Result]:
         qcow2.qemu_img("convert", "-f", "qcow2", "-O", "raw", node, plain)
 
     def ours() -> None:
-        make(finished, layout, 8 << 30, "x86_64", composed, lambda done: None, Cancellation())
+        make(finished, layout, 8 << 30, "x86_64", composed).raw(lambda done: None)
 
     theirs, mine = alternately([convert, ours], 5, clear)
     return [Result("compose a disk / qemu-img convert", mine, theirs, 1.3)]

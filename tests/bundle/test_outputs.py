@@ -11,6 +11,7 @@ import pytest
 from sfvm import document
 from sfvm.bundle.bundler import _require_ours
 from sfvm.bundle.checksum import Checksum
+from sfvm.bundle.compose import Disk
 from sfvm.bundle.convert import Convert
 from sfvm.bundle.layout import Layout
 from sfvm.bundle.stage import Stage
@@ -35,7 +36,7 @@ def stage(tmp_path: Path) -> Stage:
     for name in ("disk", "tree"):
         (tmp_path / name).write_bytes(CONTENT)
     facts = {"name": "web", "settings": {"memory": "512"}}
-    return Stage(tmp_path / "out", tmp_path / "disk", tmp_path / "tree", lambda fraction: None, facts)
+    return Stage(tmp_path / "out", Disk(tmp_path / "disk"), tmp_path / "tree", lambda fraction: None, facts)
 
 
 def test_checksums_are_what_sha256sum_checks(stage: Stage, tmp_path: Path) -> None:
