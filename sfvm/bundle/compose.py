@@ -82,21 +82,21 @@ def compose(finished: Finished, layout: Layout, size: int, architecture: str, fr
     wanted.append(("root", root_type, size, gpt.GROW_FILE_SYSTEM if layout.grow else 0))
     table = gpt.arrange(wanted)
     places = {partition.name: partition for partition in table.partitions}
-    boot_code = b""
+    loader, boot_code = finished.loader, b""
     with frame.open("xb") as disk:
         disk.truncate(table.size)
-        if layout.bios_boot and finished.core_image:
+        if layout.bios_boot and loader.core_image:
             place = places["BIOS boot"]
             disk.seek(place.offset)
-            disk.write(grub.place_core(finished.core_image, place.first_sector, place.size))
-            boot_code = grub.boot_code(finished.boot_image, place.first_sector)
+            disk.write(grub.place_core(loader.core_image, place.first_sector, place.size))
+            boot_code = grub.boot_code(loader.boot_image, place.first_sector)
         disk.seek(0)
         disk.write(gpt.head(table, boot_code))
         end = gpt.tail(table)
         disk.seek(table.size - len(end))
         disk.write(end)
-        if finished.esp is not None:
-            _copy_sparse(finished.esp, disk.fileno(), places["EFI system"].offset)
+        if loader.esp is not None:
+            _copy_sparse(loader.esp, disk.fileno(), places["EFI system"].offset)
     root = places["root"]
     return Disk(frame, (Part(finished.filesystem, root.offset, root.size),))
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,30 +15,28 @@ from sfvm.appliance.launch import launch
 from sfvm.appliance.machine import Appliance, Drive, Shape
 from sfvm.bundle import grub
 from sfvm.bundle.layout import Layout
+from sfvm.bundle.loader import Loader, make
 from sfvm.bundle.sysprep import fstab, sysprep
 from sfvm.cancellation import Cancellation
 from sfvm.config import Settings
 from sfvm.errors import BundleError
 from sfvm.events import Listener, Output
-from sfvm.guest import Command, CommandFailed
+from sfvm.guest import CommandFailed
 from sfvm.repository import Manifest, Repository
 
-WORK = "/run/sfvm/bundle"
-"""Where the appliance works, in its own memory."""
 TAR_MARGIN = 64 << 20
-BLOCK = "4k"
-"""The cluster size of what is thrown away after: as a file system's blocks, so that a trim leaves nothing of files that
-are gone (keys, seeds), not even where a cluster of the node also holds files that stay."""
+ERASABLE = "cluster_size=128k,extended_l2=on"
+"""How the file is made in which freed blocks become zero: with subclusters of 4 KiB, a file system's blocks, so that
+nothing stays of files that are gone (keys, seeds), not even where a cluster of the node also holds files that stay.
+Clusters of 4 KiB do that too, and have sixteen times the metadata."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The pieces of a disk: the node's *filesystem* as an overlay, the *esp* as a raw file, GRUB's images for BIOS."""
+    """The pieces of a disk: the node's *filesystem* as an overlay, and the *loader*."""
 
     filesystem: Path
-    esp: Path | None
-    boot_image: bytes
-    core_image: bytes
+    loader: Loader
 
 
 @contextmanager
@@ -66,9 +64,7 @@ def _running(
 
 def _overlay(path: Path, backing: Path) -> Path:
     """An overlay at *path* to work on and throw away."""
-    qcow2.qemu_img(
-        "create", "-q", "-f", "qcow2", "-o", f"cluster_size={BLOCK}", "-b", backing.absolute(), "-F", "qcow2", path
-    )
+    qcow2.qemu_img("create", "-q", "-f", "qcow2", "-o", ERASABLE, "-b", backing.absolute(), "-F", "qcow2", path)
     return path
 
 
@@ -88,55 +84,25 @@ def finish(
     :raises Cancelled: *stop* asks for it
     """
     overlay = _overlay(work / "finish.qcow2", repository.backing(manifest.key, stop=stop))
-    drives = [Drive(overlay)]
-    esp = work / "esp.img" if layout.esp else None
-    if esp is not None and layout.esp:
-        with esp.open("xb") as file:
-            file.truncate(layout.esp)
-        drives.append(Drive(esp, "raw"))
-    root_uuid = str(uuid.uuid4())
-    esp_id = uuid.uuid4().hex[:8].upper()
-    with _running(drives, name, settings, listener, stop) as appliance:
-        _rename(appliance, manifest.filesystem, root_uuid)
-        appliance.mount()
-        guest = appliance.guest
-        sysprep(guest)
-        entries = [(f"UUID={root_uuid}", "/", manifest.filesystem, "defaults", _pass(manifest.filesystem))]
-        if esp is not None:
-            guest.directory("/boot/efi")
-            entries.append((f"UUID={esp_id[:4]}-{esp_id[4:]}", "/boot/efi", "vfat", "umask=0077,nofail", 2))
-        before = guest.read("/etc/fstab").decode() if guest.exists("/etc/fstab") else ""
-        guest.write("/etc/fstab", fstab(before, tuple(entries)).encode())
-        platforms = _platforms(layout)
-        if platforms:
-            _configure(appliance, manifest, layout, root_uuid)
-        # One script: every command costs a noticeable time without KVM.
-        script = [f"mkdir -p {WORK}", *grub.images(root_uuid, WORK, platforms)]
-        if esp is not None:
-            script += _esp_script(appliance.device(1), esp_id)
-        # An error of writing comes to light here; freed blocks can be trimmed once that is committed.
-        script.append("sync --file-system /sysroot")
-        if grub.BIOS in platforms:
-            script += [f"base64 -w 0 {WORK}/{image}; echo" for image in ("boot.img", "core.img")]
-        images = [base64.b64decode(line) for line in appliance.run("\n".join(script)).splitlines()]
-        appliance.trim()
-        appliance.unmount()
-    boot_image, core_image = images or (b"", b"")
-    return Finished(overlay, esp, boot_image, core_image)
-
-
-def _esp_script(device: str, identifier: str) -> list[str]:
-    """Makes the EFI system partition on *device*, with GRUB where it was made."""
-    return [
-        f"mkfs.vfat -F 32 -n ESP -i {identifier} {device} >/dev/null",
-        f"mkdir -p {WORK}/esp",
-        f"mount -t vfat {device} {WORK}/esp",
-        f"if [ -e {WORK}/BOOTX64.EFI ]; then",
-        f"  mkdir -p {WORK}/esp/EFI/BOOT && cp {WORK}/BOOTX64.EFI {WORK}/esp/EFI/BOOT/",
-        "fi",
-        f"umount {WORK}/esp",
-        f"sync {device}",
-    ]
+    root_uuid, esp_id = str(uuid.uuid4()), uuid.uuid4().hex[:8].upper()
+    with ThreadPoolExecutor(1) as pool:
+        loader = pool.submit(make, layout, root_uuid, esp_id, work)
+        with _running([Drive(overlay)], name, settings, listener, stop) as appliance:
+            _rename(appliance, manifest.filesystem, root_uuid)
+            appliance.mount()
+            guest = appliance.guest
+            sysprep(guest)
+            entries = [(f"UUID={root_uuid}", "/", manifest.filesystem, "defaults", _pass(manifest.filesystem))]
+            if layout.esp:
+                guest.directory("/boot/efi")
+                entries.append((f"UUID={esp_id[:4]}-{esp_id[4:]}", "/boot/efi", "vfat", "umask=0077,nofail", 2))
+            before = guest.read("/etc/fstab").decode() if guest.exists("/etc/fstab") else ""
+            guest.write("/etc/fstab", fstab(before, tuple(entries)).encode())
+            if grub.platforms(layout):
+                _configure(appliance, manifest, layout, root_uuid)
+            appliance.erase()
+            appliance.unmount()
+        return Finished(overlay, loader.result())
 
 
 def _pass(filesystem: str) -> int:
@@ -144,30 +110,24 @@ def _pass(filesystem: str) -> int:
     return 1 if filesystem.startswith("ext") else 0
 
 
-def _platforms(layout: Layout) -> tuple[str, ...]:
-    """GRUB's platforms that the disk can boot by."""
-    if layout.loader != "grub":
-        return ()
-    return (*([grub.BIOS] if layout.bios_boot else []), *([grub.UEFI] if layout.esp else []))
-
-
 def _rename(appliance: Appliance, filesystem: str, identifier: str) -> None:
     """Give the unmounted filesystem a fresh UUID."""
     device = appliance.device(0)
     scripts = {
-        # tune2fs rewrites checksums that the UUID goes into, and wants a checked filesystem for that.
-        "ext4": f"e2fsck -fy {device} >/dev/null || [ $? -le 1 ]\ntune2fs -U {identifier} {device} >/dev/null",
+        # tune2fs rewrites the checksums that the UUID goes into, and wants a checked filesystem for that. This one was
+        # checked or made when its root node began, and only our kernel has written to it. If that has found anything
+        # wrong, tune2fs refuses it all the same.
+        "ext4": f"tune2fs -T now -U {identifier} {device} >/dev/null || {{\n"
+        f"  e2fsck -fy {device} >/dev/null || [ $? -le 1 ]\n  tune2fs -U {identifier} {device} >/dev/null\n}}",
         "xfs": f"xfs_admin -U {identifier} {device} >/dev/null",
         "btrfs": f"btrfstune -f -U {identifier} {device} >/dev/null",
     }
-    appliance.run(scripts[filesystem])
+    appliance.tool(scripts[filesystem])
 
 
 def _configure(appliance: Appliance, manifest: Manifest, layout: Layout, root_uuid: str) -> None:
     guest = appliance.guest
-    names = guest.capture(
-        Command("ls -1 /sysroot/boot 2>/dev/null || true", place="appliance", network=False)
-    ).splitlines()
+    names = guest.names("/boot")
     if not grub.kernels(names):
         raise BundleError(
             f"node {manifest.name} has no kernel, so the disk could not boot",

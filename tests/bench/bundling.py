@@ -8,6 +8,7 @@ from sfvm import qcow2
 from sfvm.bundle.compose import compose as make
 from sfvm.bundle.finish import Finished
 from sfvm.bundle.layout import Layout
+from sfvm.bundle.loader import Loader
 from sfvm.errors import Place
 from sfvm.guest import Command
 from tests.bench.appliance import started
@@ -24,7 +25,7 @@ def compose(bench: Bench) -> list[Result]:
         running.guest.run(Command(script, place="appliance"))
         running.trim()
     layout = Layout(True, None, "none", (), "", 1, Place(Path("bench"), 1))
-    finished = Finished(node, None, b"", b"")
+    finished = Finished(node, Loader())
     plain, composed = bench.home / "plain.raw", bench.home / "composed.raw"
 
     def clear() -> None:
