@@ -334,8 +334,8 @@ class Appliance:
         return self.guest.capture(Command(script, shell="/bin/bash -e", place="appliance", timeout=timeout))
 
     def tool(self, script: str) -> str:
-        """Run a short *script* of our own with the appliance's tools and return its output, without newlines at
-        its end; nothing of it may outlive it. Without KVM :meth:`run` costs a tenth of a second for namespaces and a log; this does without.
+        """Run a short *script* of our own with the appliance's tools and return its output, without newlines at its
+        end; nothing of it may outlive it. Without KVM :meth:`run` costs a tenth of a second for namespaces and a log.
 
         :raises CommandFailed: it failed
         """

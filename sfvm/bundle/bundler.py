@@ -185,7 +185,9 @@ class _Group:
                 error.place = error.place or verb.place
                 raise
         progress("checksums", None)
-        with phase(listener, name, "checksums", recipe.format):
+        # What is hashed is written out meanwhile: one waits for the CPU, the other for the disk.
+        with ThreadPoolExecutor(1) as pool, phase(listener, name, "checksums", recipe.format):
+            written = [pool.submit(sync, path) for path in directory.iterdir()]
             artifacts = {
                 path.name: {"size": path.stat().st_size, "sha256": stage.digest(path.name)}
                 for path in sorted(directory.iterdir())
@@ -195,7 +197,9 @@ class _Group:
         sums = "".join(f"{stage.digest(file)}  {file}\n" for file in (*artifacts, "manifest.json"))
         (directory / "SHA256SUMS").write_text(sums, encoding="utf-8")
         with phase(listener, name, "publishing", recipe.format):
-            for path in (*directory.iterdir(), directory):
+            for done in written:
+                done.result()
+            for path in (directory / "manifest.json", directory / "SHA256SUMS", directory):
                 sync(path)
             stop.check()
             put(directory, target, work)
