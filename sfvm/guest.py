@@ -72,6 +72,9 @@ class Guest(Protocol):
     def exists(self, path: str) -> bool:
         """Whether anything is at *path* (a dangling symlink counts)."""
 
+    def names(self, path: str) -> tuple[str, ...]:
+        """What is in the directory *path*, sorted; nothing where there is none."""
+
     def read(self, path: str) -> bytes:
         """The content of a regular file (at most 4 MiB)."""
 

@@ -59,6 +59,10 @@ class ApplianceGuest:
         with self._calling(path) as handle:
             return bool(handle.exists(path) or handle.is_symlink(path))
 
+    def names(self, path: str) -> tuple[str, ...]:
+        with self._calling(path) as handle:
+            return tuple(handle.ls(path)) if handle.is_dir(path, followsymlinks=True) else ()
+
     def read(self, path: str) -> bytes:
         with self._calling(path) as handle:
             content = handle.read_file(path)
@@ -84,7 +88,8 @@ class ApplianceGuest:
                 handle.mkdir_p(parent)
             target = self._target(path)
             temporary = f"{target}.sfvm-new"
-            handle.rm_rf(temporary)
+            if self.exists(temporary):
+                handle.rm_rf(temporary)
             try:
                 yield temporary
                 handle.rename(temporary, target)
@@ -114,7 +119,7 @@ class ApplianceGuest:
 
     def remove(self, path: str) -> None:
         with self._calling(path) as handle:
-            if handle.is_dir(posixpath.dirname(_normal(path)), followsymlinks=True):
+            if self.exists(path):  # to look takes less than to remove nothing: that is a process
                 handle.rm_rf(self._target(path))
 
     def chmod(self, path: str, mode: int) -> None:

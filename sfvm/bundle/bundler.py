@@ -1,4 +1,4 @@
-"""Makes bundles: one finish overlay and one composed disk per node and layout, all formats from it side by side."""
+"""Makes bundles: one finish overlay and one disk around it per node and layout, all formats from it side by side."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any
 from sfvm import __version__
 from sfvm.build.scheduler import Job, Schedule, limit, raise_first
 from sfvm.bundle.disk.compose import compose, table_of
+from sfvm.bundle.disk.disk import Disk
 from sfvm.bundle.disk.layout import Layout
 from sfvm.bundle.finish import Workshop, finish, identity, in_machine, tree
 from sfvm.bundle.format import FormatRequest, Recipe, Unfit, check, expand
@@ -105,7 +106,7 @@ class Bundler:
 class _Made:
     """What was made of the node, for the stages of its formats."""
 
-    disk: Path | None = None
+    disk: Disk | None = None
     archive: Path | None = None
     vmlinuz: Path | None = None
     initrd: Path | None = None
@@ -195,12 +196,8 @@ class _Group:
             finished = finish(self.name, manifest, self.layout, "kernel" in self._needs, shop)
         if not (fitting := self._fitting(manifest, finished.kernel)):
             return (), _Made()
-        disk = work / "disk.raw"
-        progress = functools.partial(self._tell, "composing the disk")
-        progress()
         architecture = manifest.facts.get("architecture", "x86_64")
-        with phase(shop.listener, self.name, "composing"):
-            compose(finished, self.layout, table, architecture, disk, progress, shop.stop)
+        disk = compose(finished, self.layout, table, architecture, work / "disk.raw")
         facts = {
             "disk": table.size,
             "root_uuid": finished.root,
@@ -287,7 +284,9 @@ class _Group:
                 error.place = error.place or verb.place
                 raise
         progress("checksums", None)
-        with phase(listener, name, "checksums", recipe.format):
+        # What is hashed is written out meanwhile: one waits for the CPU, the other for the disk.
+        with ThreadPoolExecutor(1) as pool, phase(listener, name, "checksums", recipe.format):
+            written = [pool.submit(sync, path) for path in directory.iterdir()]
             artifacts = {
                 path.name: {"size": path.stat().st_size, "sha256": stage.digest(path.name)}
                 for path in sorted(directory.iterdir())
@@ -297,7 +296,9 @@ class _Group:
         sums = "".join(f"{stage.digest(file)}  {file}\n" for file in (*artifacts, "manifest.json"))
         (directory / "SHA256SUMS").write_text(sums, encoding="utf-8")
         with phase(listener, name, "publishing", recipe.format):
-            for path in (*directory.iterdir(), directory):
+            for done in written:
+                done.result()
+            for path in (directory / "manifest.json", directory / "SHA256SUMS", directory):
                 sync(path)
             stop.check()
             put(directory, target, work)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,9 @@ from sfvm.appliance.machine import Appliance, Drive, Shape
 from sfvm.bundle import kernel as kernels
 from sfvm.bundle.disk import grub
 from sfvm.bundle.disk.layout import Layout
+from sfvm.bundle.disk.loader import make
 from sfvm.bundle.disk.parts import content, identifier, parts_script
 from sfvm.bundle.finished import (
-    BOOT_IMAGE,
-    CORE_IMAGE,
     FILESYSTEM,
     INITRD,
     VMLINUZ,
@@ -34,7 +33,7 @@ from sfvm.cancellation import Cancellation
 from sfvm.config import Settings
 from sfvm.errors import BundleError
 from sfvm.events import Listener, Notice, Output
-from sfvm.guest import Command, CommandFailed
+from sfvm.guest import CommandFailed
 from sfvm.repository import Manifest, Repository
 
 VERSION = 2
@@ -42,9 +41,10 @@ VERSION = 2
 WORK = "/run/sfvm/bundle"
 """Where the appliance works, in its own memory."""
 TAR_MARGIN = 64 << 20
-BLOCK = "4k"
-"""The cluster size of what is thrown away after: as a file system's blocks, so that a trim leaves nothing of files that
-are gone (keys, seeds), not even where a cluster of the node also holds files that stay."""
+ERASABLE = "cluster_size=128k,extended_l2=on"
+"""How the file is made in which freed blocks become zero: with subclusters of 4 KiB, a file system's blocks, so that
+nothing stays of files that are gone (keys, seeds), not even where a cluster of the node also holds files that stay.
+Clusters of 4 KiB do that too, and have sixteen times the metadata."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def identity(key: str) -> uuid.UUID:
 def overlay_of(path: Path, backing: Path, *, relative: bool = False) -> Path:
     """An overlay at *path* to work on."""
     name = f"../../layers/{backing.name}" if relative else str(backing.absolute())
-    qcow2.qemu_img("create", "-q", "-f", "qcow2", "-o", f"cluster_size={BLOCK}", "-b", name, "-F", "qcow2", path)
+    qcow2.qemu_img("create", "-q", "-f", "qcow2", "-o", ERASABLE, "-b", name, "-F", "qcow2", path)
     return path
 
 
@@ -131,41 +131,40 @@ class _Finishing:
                 file.truncate(self.layout.parts[number].size or 0)
             drives.append(Drive(path, "raw"))
         unique = uuid.uuid5(identity(self.manifest.key), self.digest)
-        root = str(uuid.uuid5(unique, "root"))
-        with self.shop.running(drives, self.name) as appliance:
+        root, esp = str(uuid.uuid5(unique, "root")), uuid.uuid5(unique, "esp").hex[:8].upper()
+        with (
+            ThreadPoolExecutor(1) as pool,
+            self.shop.running(drives, self.name) as appliance,
+        ):
+            loader = pool.submit(make, self.layout, root, esp, self.directory)
             _rename(appliance, self.manifest.filesystem, root)
             appliance.mount()
             guest = appliance.guest
             sysprep(guest)
             entries = [(f"UUID={root}", "/", self.manifest.filesystem, "defaults", _pass(self.manifest.filesystem))]
+            if (part := self.layout.part("esp")) is not None:
+                entries.append((f"UUID={esp[:4]}-{esp[4:]}", part.mount, part.filesystem, part.options, 2))
             for number in own:
                 part = self.layout.parts[number]
+                device = f"UUID={identifier(part, uuid.uuid5(unique, str(number)))}"
                 if part.mount:
-                    device = f"UUID={identifier(part, uuid.uuid5(unique, str(number)))}"
-                    entries.append((device, part.mount, part.filesystem, part.options, 2 if part.kind != "swap" else 0))
-                    if part.mount.startswith("/"):
-                        guest.directory(part.mount)
+                    entries.append((device, part.mount, part.filesystem, part.options, 0 if part.kind == "swap" else 2))
+            for _, point, *_ in entries[1:]:
+                if point.startswith("/"):
+                    guest.directory(point)
             before = guest.read("/etc/fstab").decode() if guest.exists("/etc/fstab") else ""
             guest.write("/etc/fstab", fstab(before, tuple(entries)).encode())
-            platforms = _platforms(self.layout)
-            found = _boot_files(appliance)
+            names = guest.names("/boot")
             arguments = f"root=UUID={root} ro " + grub.arguments(self.layout.boot.consoles, self.layout.boot.arguments)
             if self.layout.boot.loader != "none":
-                self._configure(appliance, found, root)
-            # One script: every command costs a noticeable time without KVM.
-            script = [f"mkdir -p {WORK}", *grub.images(root, WORK, platforms)]
-            devices = {number: appliance.device(index) for index, number in enumerate(own, 1)}
-            script += parts_script(self.layout, devices, unique, WORK)
-            # An error of writing comes to light here; freed blocks can be trimmed once that is committed.
-            script.append("sync --file-system /sysroot")
-            images = (BOOT_IMAGE, CORE_IMAGE) if grub.BIOS in platforms else ()
-            script += [f"base64 -w 0 {WORK}/{image}; echo" for image in images]
-            lines = appliance.run("\n".join(script)).splitlines()
-            for image, line in zip(images, lines, strict=True):
-                (self.directory / image).write_bytes(base64.b64decode(line))
-            known = _kernel(appliance, found, self.directory) if kernel else None
-            appliance.trim()
+                self._configure(appliance, names, root)
+            known = _kernel(appliance, names, self.directory) if kernel else None
+            if own:
+                devices = {number: appliance.device(index) for index, number in enumerate(own, 1)}
+                appliance.run("\n".join(parts_script(self.layout, devices, unique, WORK)))
+            appliance.erase()
             appliance.unmount()
+            loader.result()
         return Finished(self.directory, root, arguments.strip(), known)
 
     def _configure(self, appliance: Appliance, names: Sequence[str], root: str) -> None:
@@ -190,30 +189,19 @@ def _pass(filesystem: str) -> int:
     return 1 if filesystem.startswith("ext") else 0
 
 
-def _platforms(layout: Layout) -> tuple[str, ...]:
-    """GRUB's platforms that the disk can boot by."""
-    if layout.boot.loader != "grub":
-        return ()
-    bios = layout.table == "mbr" or layout.part("bios-boot")
-    return (*([grub.BIOS] if bios else []), *([grub.UEFI] if layout.part("esp") else []))
-
-
 def _rename(appliance: Appliance, filesystem: str, unique: str) -> None:
     """Give the unmounted filesystem another UUID."""
     device = appliance.device(0)
     scripts = {
-        # tune2fs rewrites checksums that the UUID goes into, and wants a checked filesystem for that.
-        "ext4": f"e2fsck -fy {device} >/dev/null || [ $? -le 1 ]\ntune2fs -U {unique} {device} >/dev/null",
+        # tune2fs rewrites the checksums that the UUID goes into, and wants a checked filesystem for that. This one was
+        # checked or made when its root node began, and only our kernel has written to it. If that has found anything
+        # wrong, tune2fs refuses it all the same.
+        "ext4": f"tune2fs -T now -U {unique} {device} >/dev/null || {{\n"
+        f"  e2fsck -fy {device} >/dev/null || [ $? -le 1 ]\n  tune2fs -U {unique} {device} >/dev/null\n}}",
         "xfs": f"xfs_admin -U {unique} {device} >/dev/null",
         "btrfs": f"btrfstune -f -U {unique} {device} >/dev/null",
     }
-    appliance.run(scripts[filesystem])
-
-
-def _boot_files(appliance: Appliance) -> list[str]:
-    """The names of the files in the guest's /boot."""
-    command = Command("ls -1 /sysroot/boot 2>/dev/null || true", place="appliance", network=False)
-    return appliance.guest.capture(command).splitlines()
+    appliance.tool(scripts[filesystem])
 
 
 def _kernel(appliance: Appliance, names: Sequence[str], directory: Path) -> kernels.Kernel | None:
@@ -271,7 +259,7 @@ def tree(name: str, manifest: Manifest, work: Path, kernel: bool, shop: Workshop
         appliance.mount()
         sysprep(appliance.guest)
         if kernel:
-            known = _kernel(appliance, _boot_files(appliance), work)
+            known = _kernel(appliance, appliance.guest.names("/boot"), work)
         count = appliance.run(_tar_script(appliance.device(1)))
         appliance.unmount()
     with stream.open("r+b") as file:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from sfvm import qcow2
+from sfvm.bundle.disk.disk import Disk
 from sfvm.bundle.hashing import HashingFile, digests
 from sfvm.cancellation import NEVER, Cancellation
 from sfvm.errors import BundleError, Place
@@ -30,8 +31,8 @@ class Machine(Protocol):
 
 @dataclass(frozen=True)
 class Stage:
-    """What the verbs of a format work with: the bundle's *directory*, and what was made of the node for it: the
-    composed raw *disk* (for a format with a layout), the uncompressed tar *archive* (for one without), and where they
+    """What the verbs of a format work with: the bundle's *directory*, and what was made of the node for it: the *disk*
+    (for a format with a layout), the uncompressed tar *archive* (for one without), and where they
     are needed (:attr:`Output.needs`) its newest kernel *vmlinuz* and *initrd*, and the tars of its *layers*, from the
     root of the tree on. All are shared between formats: read them, or :meth:`keep` them. *progress* gets 0 to 1, and
     raises when the bundle is given up, which *stop* says too. *facts* is what templates may say: the bundle's manifest
@@ -40,7 +41,7 @@ class Stage:
     them by (name, algorithm). *machine* runs a script in a helper VM."""
 
     directory: Path
-    disk: Path | None
+    disk: Disk | None
     archive: Path | None
     progress: Callable[[float], None]
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -61,7 +62,7 @@ class Stage:
         """
         if self.disk is None:
             raise BundleError("this verb needs a disk", place=place, hint="add a <layout> to the format")
-        return self.disk
+        return self.disk.raw(self.progress, self.stop)
 
     def tree(self, place: Place) -> Path:
         """The node's files as an uncompressed tar (POSIX, numeric owners, ``./`` names); it is shared: read it only.

@@ -161,6 +161,7 @@ def _programs(here: Host) -> Iterator[Finding]:
         ("qemu-system-x86_64", ["--version"], "qemu-system-x86", "qemu-system-x86-core"),
         ("qemu-img", ["--version"], "qemu-utils", "qemu-img"),
         ("supermin", ["--version"], "supermin", "supermin"),
+        ("mcopy", ["--version"], "mtools", "mtools"),
     ):
         path = shutil.which(program)
         if path is None:

@@ -191,3 +191,11 @@ def test_the_appliance_speaks_utf8(appliance: Appliance, log: list[str]) -> None
     command = Command("echo ${#X}", shell="/bin/bash -e", env={"LC_ALL": "C.UTF-8", "X": "äö"}, place="appliance")
     assert appliance.guest.capture(command) == "2\n"
     assert log[start:] == []
+
+
+def test_a_tool_fails_with_its_last_words(appliance: Appliance) -> None:
+    assert appliance.tool("echo one; echo two") == "one\ntwo"
+    with pytest.raises(CommandFailed) as failed:
+        appliance.tool("echo told >&2; false\necho not reached")
+    assert "told" in "".join(failed.value.output)
+    assert appliance.alive()

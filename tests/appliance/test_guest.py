@@ -197,3 +197,23 @@ def test_packages_of_dpkg(appliance: Appliance) -> None:
     packages = appliance.guest.packages()
     appliance.guest.remove("/var/lib/dpkg")
     assert [(package.name, package.version, package.architecture) for package in packages] == [("a", "1:2-3", "amd64")]
+
+
+def test_names_of_a_directory(appliance: Appliance) -> None:
+    guest = appliance.guest
+    for name in ("b", "a", ".hidden"):
+        guest.write(f"/names/{name}", b"")
+    guest.symlink("/to-names", "/names")
+    assert guest.names("/names") == guest.names("/to-names") == (".hidden", "a", "b")
+    assert guest.names("/names/a") == guest.names("/nowhere") == ()
+
+
+def test_a_dangling_symlink_is_removed_and_replaced(appliance: Appliance) -> None:
+    guest = appliance.guest
+    for path in ("/dangling", "/dangling2.sfvm-new"):
+        guest.symlink(path, "/nowhere")
+    guest.remove("/dangling")
+    assert not guest.exists("/dangling")
+    guest.write("/dangling2", b"mine")
+    assert guest.read("/dangling2") == b"mine"
+    assert not guest.exists("/nowhere")

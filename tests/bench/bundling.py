@@ -9,7 +9,6 @@ from sfvm.bundle.disk.compose import compose as make
 from sfvm.bundle.disk.compose import table_of
 from sfvm.bundle.disk.layout import Layout, Part
 from sfvm.bundle.finished import FILESYSTEM, Finished
-from sfvm.cancellation import Cancellation
 from sfvm.guest import Command
 from tests.bench.appliance import started
 from tests.bench.measure import Bench, Result, alternately
@@ -37,7 +36,7 @@ def compose(bench: Bench) -> list[Result]:
         qcow2.qemu_img("convert", "-f", "qcow2", "-O", "raw", node, plain)
 
     def ours() -> None:
-        make(finished, layout, table, "x86_64", composed, lambda done: None, Cancellation())
+        make(finished, layout, table, "x86_64", composed).raw(lambda done: None)
 
     theirs, mine = alternately([convert, ours], 5, clear)
     return [Result("compose a disk / qemu-img convert", mine, theirs, 1.3)]

@@ -9,8 +9,15 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import platformdirs
 import pytest
 
+from sfvm.appliance.image import Image
+from sfvm.appliance.launch import launch
+from sfvm.appliance.machine import Drive, Shape
+from sfvm.bundle.finish import _rename
+from sfvm.config import Settings
+from sfvm.events import ignore
 from tests.guests.project import Project
 from tests.guests.project import project as project_of
 
@@ -27,6 +34,7 @@ mkdir -p /etc/ssh /var/lib/systemd
 echo SECRET-KEY >/etc/ssh/ssh_host_rsa_key; echo public >/etc/ssh/ssh_host_rsa_key.pub
 echo 0123456789abcdef0123456789abcdef >/etc/machine-id
 echo seed >/var/lib/systemd/random-seed
+for i in $(seq 40); do echo stays >/stays$i; echo REMOVED-SECRET-$i >/gone$i; done
 """
 
 
@@ -34,7 +42,7 @@ echo seed >/var/lib/systemd/random-seed
 def bundled(seed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """A node with something of everything, as qcow2, raw and tar."""
     with project_of(tmp_path_factory.mktemp("bundles"), seed) as made:
-        made.write("everything", "busybox", f'<run network="no">{STEPS}</run>')
+        made.write("everything", "busybox", f'<run network="no">{STEPS}</run><run network="no">rm /gone*</run>')
         made.sfvm("build", "everything")
         for formats, more in ((("qcow2", "raw"), ("--set", "boot=none")), (("tar",), ())):
             made.sfvm("bundle", "everything", *formats, *more, "--output", str(made.home / "out"))
@@ -113,6 +121,8 @@ def test_nothing_that_must_not_be_cloned_is_left(root: Path) -> None:
     assert "ssh_host" not in listing
     assert "random-seed" not in listing
     assert subprocess.run(["grep", "-qa", "SECRET-KEY", root], check=False).returncode == 1
+    # Of a step's, in clusters of the node that have files which stay, too.
+    assert subprocess.run(["grep", "-qa", "REMOVED-SECRET", root], check=False).returncode == 1
 
 
 def test_the_sums_and_the_manifest_are_right(bundled: Project) -> None:
@@ -176,3 +186,20 @@ def test_a_disk_without_a_kernel_is_refused_and_nothing_is_left(bundled: Project
     assert "has no kernel" in done.stderr
     assert "boot=none" in done.stderr
     assert list(output.iterdir()) == []
+
+
+def test_a_filesystem_with_errors_is_checked_before_it_is_renamed(image: Image, tmp_path: Path) -> None:
+    """Its UUID goes into checksums, which must not make what is damaged look sound."""
+    disk, log = tmp_path / "disk.qcow2", []
+    run("qemu-img", "create", "-q", "-f", "qcow2", disk, "64M")
+    fresh = "11111111-2222-3333-4444-555555555555"
+    settings = Settings(repository=tmp_path / "repository", cache=platformdirs.user_cache_path("sfvm"))
+    with launch(image, [Drive(disk)], Shape(), settings, log=log.append, listener=ignore) as appliance:
+        appliance.format("ext4")
+        device = appliance.device(0)
+        wrong = ("set_super_value state 2", "set_super_value free_blocks_count 7", "set_super_value mtime now")
+        for command in wrong:
+            appliance.tool(f"debugfs -w -R '{command}' {device} 2>/dev/null")
+        _rename(appliance, "ext4", fresh)
+        assert appliance.tool(f"blkid -p -s UUID -o value {device}").strip() == fresh
+        appliance.tool(f"e2fsck -fn {device} 2>&1")

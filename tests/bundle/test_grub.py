@@ -55,13 +55,6 @@ def test_defaults_are_shell(tmp_path: Path) -> None:
     assert told == 'console=ttyS0,115200n8 a="b c" $HOME|3\n'
 
 
-def test_only_the_images_that_are_wanted() -> None:
-    script = "\n".join(grub.images("abc", "/w", [grub.UEFI]))
-    assert "BOOTX64.EFI" in script
-    assert "core.img" not in script
-    assert "boot.img" not in script
-
-
 def test_a_release_candidate_is_older_than_its_release():
     assert grub.kernels(["vmlinuz-6.1.0-rc1", "vmlinuz-6.1.0", "vmlinuz-6.0.9"]) == ("6.1.0", "6.1.0-rc1", "6.0.9")
 

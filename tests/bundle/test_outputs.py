@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sfvm import document
+from sfvm.bundle.disk.disk import Disk
 from sfvm.bundle.outputs.archive import Archive
 from sfvm.bundle.outputs.checksum import Checksum
 from sfvm.bundle.outputs.compress import Compress
@@ -39,7 +40,7 @@ def stage(tmp_path: Path) -> Stage:
     for name in ("disk", "tree"):
         (tmp_path / name).write_bytes(CONTENT)
     facts = {"name": "web", "settings": {"memory": "512"}}
-    return Stage(tmp_path / "out", tmp_path / "disk", tmp_path / "tree", lambda fraction: None, facts, epoch=7)
+    return Stage(tmp_path / "out", Disk(tmp_path / "disk"), tmp_path / "tree", lambda fraction: None, facts, epoch=7)
 
 
 def test_checksums_are_what_sha256sum_checks(stage: Stage, tmp_path: Path) -> None:

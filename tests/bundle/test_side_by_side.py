@@ -110,7 +110,7 @@ def test_an_interrupted_bundle_leaves_nothing(project, number):
     program.chmod(0o755)
     path = {"PATH": f"{program.parent}:{os.environ['PATH']}"}
     running = project.start("bundle", "busybox", "qcow2", "raw", *BUNDLE[2:], environment=path)
-    running.until("Bundling", format="qcow2", phase="composing the disk")
+    running.until("Bundling", format="qcow2", phase="convert qcow2")
     running.interrupt() if number == signal.SIGINT else os.kill(running.process.pid, number)
     done = running.end(60)
     project.check(done)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
-from sfvm import qcow2
 from sfvm.bundle.disk import gpt, grub, mbr
+from sfvm.bundle.disk.disk import Disk, Piece
 from sfvm.bundle.disk.layout import Layout
 from sfvm.bundle.disk.partitions import SECTOR, Table, Wanted, arrange, whole
 from sfvm.bundle.finished import BOOT_IMAGE, CORE_IMAGE, Finished
-from sfvm.cancellation import Cancellation
 from sfvm.errors import BundleError
 
 NAMES = {"bios-boot": "BIOS boot", "esp": "EFI system"}
@@ -37,21 +35,12 @@ def table_of(layout: Layout, size: int, identity: uuid.UUID) -> Table:
     return arrange(wanted, identity, least=layout.size, multiple=layout.multiple)
 
 
-def compose(
-    finished: Finished,
-    layout: Layout,
-    table: Table,
-    architecture: str,
-    target: Path,
-    progress: Callable[[float], None],
-    stop: Cancellation,
-) -> None:
-    """Write the raw disk *target* (sparse) with *table* around what was *finished*.
+def compose(finished: Finished, layout: Layout, table: Table, architecture: str, frame: Path) -> Disk:
+    """The disk with *table* around what was *finished*; *frame* becomes its file.
 
     :raises BundleError: what an MBR cannot say
-    :raises Cancelled: *stop* asks for it
     """
-    with target.open("xb") as disk:
+    with frame.open("xb") as disk:
         disk.truncate(table.size)
         for offset, data in _head_and_tail(finished, layout, table, architecture):
             disk.seek(offset)
@@ -61,11 +50,7 @@ def compose(
             if (source := finished.part(number)) is not None:
                 _copy_sparse(source, disk.fileno(), place.offset)
     root = next(place for place in table.partitions if place.kind == "root")
-    window = f"driver=raw,offset={root.offset},size={root.size},file.driver=file,file.filename={_option(target)}"
-    qcow2.qemu_img(
-        "convert", "-n", "--target-is-zero", "-W", "-m", str(min(os.cpu_count() or 1, 16)), "-f", "qcow2",
-        finished.filesystem, "--target-image-opts", window, progress=progress, stop=stop,
-    )  # fmt: skip
+    return Disk(frame, (Piece(finished.filesystem, root.offset, root.size),))
 
 
 def _head_and_tail(finished: Finished, layout: Layout, table: Table, architecture: str) -> list[tuple[int, bytes]]:
@@ -107,8 +92,3 @@ def _copy_sparse(source: Path, target: int, offset: int) -> None:
             while start < position and (data := os.pread(file.fileno(), min(position - start, 4 << 20), start)):
                 os.pwrite(target, data, offset + start)
                 start += len(data)
-
-
-def _option(path: Path) -> str:
-    """A file name inside an option list: commas are doubled (qemu(1))."""
-    return str(path.absolute()).replace(",", ",,")

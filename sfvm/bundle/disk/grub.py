@@ -1,4 +1,4 @@
-"""GRUB on a disk image without running it there: the images are made in the appliance, their places are arithmetic.
+"""GRUB on a disk image without running it there: what its images are made of, and their places: arithmetic.
 
 Sources: GRUB's ``include/grub/i386/pc/boot.h`` (offsets in boot.img), ``grub-core/boot/i386/pc/diskboot.S`` (the block
 list at the end of the first sector of core.img), and ``util/setup.c``, which does the same on a running system.
@@ -10,6 +10,9 @@ import re
 import shlex
 import struct
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from sfvm.bundle.disk.layout import Layout
 
 KERNEL_SECTOR = 0x5C
 """Offset in boot.img of the sector, 64-bit little-endian, that core.img begins at."""
@@ -21,12 +24,12 @@ LOAD_SEGMENT = 0x820
 SECTOR = 512
 BIOS, UEFI = "i386-pc", "x86_64-efi"
 
-MODULES = (
+_MODULES = (
     "normal boot linux configfile search search_fs_uuid part_gpt part_msdos ext2 xfs btrfs fat echo test true ls cat "
     "serial terminal minicmd reboot halt loadenv gzio all_video"
 )
-PLATFORMS = {BIOS: f"biosdisk {MODULES}", UEFI: MODULES}
-IMAGES = {BIOS: "core.img", UEFI: "BOOTX64.EFI"}
+MODULES = {BIOS: f"biosdisk {_MODULES}", UEFI: _MODULES}
+"""What is in the images, by platform."""
 
 
 def boot_code(boot: bytes, core_sector: int) -> bytes:
@@ -114,16 +117,14 @@ def defaults(consoles: Sequence[str], more: str, timeout: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def images(root_uuid: str, directory: str, platforms: Sequence[str]) -> list[str]:
-    """Lines of a script for the appliance that makes the :data:`IMAGES` of *platforms* in *directory*, side by side,
-    and copies boot.img."""
-    lines = [f"cat >{directory}/early.cfg <<'END'\n{early_configuration(root_uuid)}END"]
-    for platform in platforms:
-        lines.append(
-            f"grub-mkimage -O {platform} -o {directory}/{IMAGES[platform]} -p /boot/grub -c {directory}/early.cfg "
-            f"{PLATFORMS[platform]} & makers+=($!)"
-        )
-    lines.append('for maker in "${makers[@]}"; do wait "$maker"; done')
-    if BIOS in platforms:
-        lines.append(f"cp /usr/lib/grub/{BIOS}/boot.img {directory}/")
-    return lines if platforms else []
+def platforms(layout: Layout) -> tuple[str, ...]:
+    """The platforms that a disk of *layout* can boot by."""
+    if layout.boot.loader != "grub":
+        return ()
+    bios = layout.table == "mbr" or layout.part("bios-boot")
+    return (*([BIOS] if bios else []), *([UEFI] if layout.part("esp") else []))
+
+
+def mkimage(platform: str, early: Path, target: Path) -> tuple[str, ...]:
+    """grub-mkimage's arguments for *target*, the image of *platform*, whose early configuration is the file *early*."""
+    return ("-O", platform, "-o", str(target), "-p", "/boot/grub", "-c", str(early), *MODULES[platform].split())

@@ -6,13 +6,12 @@ import shlex
 import uuid
 from collections.abc import Mapping
 
-from sfvm.bundle.disk.grub import IMAGES, UEFI
 from sfvm.bundle.disk.layout import Layout, Part
 
 
 def content(part: Part) -> bool:
     """Whether the appliance makes what is on this part."""
-    return part.kind in ("esp", "swap", "data")
+    return part.kind in ("swap", "data")
 
 
 def identifier(part: Part, unique: uuid.UUID) -> str:
@@ -28,9 +27,7 @@ def parts_script(layout: Layout, devices: Mapping[int, str], unique: uuid.UUID, 
     for number in sorted(devices, key=lambda number: layout.parts[number].mount, reverse=True):
         part, device = layout.parts[number], devices[number]
         script += _make(part, device, uuid.uuid5(unique, str(number)))
-        if part.kind == "esp":
-            script += _esp(device, work)
-        elif part.mount:
+        if part.mount.startswith("/"):
             script += _move(part, device, f"{work}/part-{number}")
         script.append(f"sync {device}")
     return script
@@ -39,8 +36,7 @@ def parts_script(layout: Layout, devices: Mapping[int, str], unique: uuid.UUID, 
 def _make(part: Part, device: str, unique: uuid.UUID) -> list[str]:
     name = identifier(part, unique)
     if part.filesystem == "vfat":
-        label = "-n ESP " if part.kind == "esp" else ""
-        return [f"mkfs.vfat -F 32 {label}-i {name.replace('-', '')} {device} >/dev/null"]
+        return [f"mkfs.vfat -F 32 -i {name.replace('-', '')} {device} >/dev/null"]
     return {
         "swap": [f"mkswap -q -U {name} {device} >/dev/null"],
         "ext4": [f"mke2fs -q -t ext4 -F -U {name} -O ^metadata_csum_seed,^orphan_file {device} 2>/dev/null || "
@@ -48,16 +44,6 @@ def _make(part: Part, device: str, unique: uuid.UUID) -> list[str]:
         "xfs": [f"mkfs.xfs -q -f -m uuid={name} {device}"],
         "btrfs": [f"mkfs.btrfs -q -f -U {name} {device}"],
     }[part.filesystem]  # fmt: skip
-
-
-def _esp(device: str, work: str) -> list[str]:
-    image = f"{work}/{IMAGES[UEFI]}"
-    return [
-        f"mkdir -p {work}/esp",
-        f"mount -t vfat {device} {work}/esp",
-        f"if [ -e {image} ]; then mkdir -p {work}/esp/EFI/BOOT && cp {image} {work}/esp/EFI/BOOT/; fi",
-        f"umount {work}/esp",
-    ]
 
 
 def _move(part: Part, device: str, point: str) -> list[str]:

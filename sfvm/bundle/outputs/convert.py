@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from sfvm import qcow2
 from sfvm.bundle.stage import Stage
 from sfvm.document import Element
 from sfvm.errors import Place, SpecError
@@ -75,13 +73,10 @@ class Convert:
 
         :raises BundleError: the format has no layout, so there is no disk
         """
-        disk, target = stage.raw(self.place), stage.new(self.name, self.place)
-        if self.to == "raw":
-            stage.keep(disk, target)  # the disk is raw already
+        target = stage.new(self.name, self.place)
+        if self.to == "raw" or stage.disk is None:
+            stage.keep(stage.raw(self.place), target)
             return
         options = ["-o", self.options] if self.options else []
         compress = [] if self.compress == "no" else ["-c"]
-        qcow2.qemu_img(
-            "convert", "-W", "-m", str(min(os.cpu_count() or 1, 16)), *compress, "-f", "raw", "-O", self.to,
-            *options, disk, target, progress=stage.progress, stop=stage.stop,
-        )  # fmt: skip
+        stage.disk.convert(target, self.to, *compress, *options, progress=stage.progress, stop=stage.stop)

@@ -1,0 +1,76 @@
+"""What firmware and boot sectors read: GRUB's images and the EFI system partition. Made on the host, of the host's GRUB
+and without anything of the guest, by programs that need no privileges: in a helper VM without KVM that took a second.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from sfvm.bundle.disk import grub
+from sfvm.bundle.disk.layout import Layout
+from sfvm.bundle.finished import BOOT_IMAGE, CORE_IMAGE, part_file
+from sfvm.errors import BundleError
+
+MKIMAGE = ("grub-mkimage", "grub2-mkimage")
+"""As Debian and Fedora call it."""
+MODULES = Path("/usr/lib/grub")
+"""GRUB's own directory, with one for each platform."""
+
+
+def make(layout: Layout, root_uuid: str, esp: str, directory: Path) -> None:
+    """What a disk of *layout* boots by, as files of *directory* (see :class:`sfvm.bundle.finished.Finished`). *esp* is
+    the identifier of the EFI system partition, eight hexadecimal digits.
+
+    :raises BundleError: a program or a file of GRUB's is missing on the host, or fails
+    """
+    with tempfile.TemporaryDirectory(dir=directory) as name:
+        work = Path(name)
+        early, tree = work / "early.cfg", work / "esp"
+        early.write_text(grub.early_configuration(root_uuid), encoding="ascii")
+        images = {grub.BIOS: directory / CORE_IMAGE, grub.UEFI: tree / "EFI" / "BOOT" / "BOOTX64.EFI"}
+        tree.mkdir()
+        for platform in grub.platforms(layout):
+            images[platform].parent.mkdir(parents=True, exist_ok=True)
+            run(MKIMAGE, *grub.mkimage(platform, early, images[platform]))
+        if grub.BIOS in grub.platforms(layout):
+            (directory / BOOT_IMAGE).write_bytes(_boot_image())
+        for number, part in enumerate(layout.parts):
+            if part.kind == "esp":
+                _esp(part_file(directory, number), part.size or 0, esp, tree)
+
+
+def _esp(target: Path, size: int, identifier: str, tree: Path) -> None:
+    """An EFI system partition with the files of *tree*. mtools and mkfs.vfat take the time from SOURCE_DATE_EPOCH."""
+    with target.open("xb") as file:
+        file.truncate(size)
+    run(("mkfs.vfat",), "-F", "32", "-n", "ESP", "-i", identifier, target)
+    if content := list(tree.iterdir()):
+        run(("mcopy",), "-s", "-i", target, *content, "::")
+
+
+def _boot_image() -> bytes:
+    path = MODULES / grub.BIOS / "boot.img"
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read", why=error.strerror, hint="./bootstrap installs GRUB") from error
+
+
+def run(names: tuple[str, ...], *arguments: str | Path) -> None:
+    """Run the first program of *names* that there is.
+
+    :raises BundleError: there is none, or it fails
+    """
+    places = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"  # users' own often has no sbin
+    program = next(filter(None, (shutil.which(name, path=places) for name in names)), None)
+    if program is None:
+        raise BundleError(f"{names[0]} cannot be run", hint="./bootstrap installs it")
+    environment = {**os.environ, "LC_ALL": "C", "MTOOLSRC": os.devnull}  # a user's mtools.conf is not for us
+    done = subprocess.run([program, *arguments], env=environment, stdin=subprocess.DEVNULL, capture_output=True)
+    if done.returncode != 0:
+        lines = done.stderr.decode(errors="replace").splitlines()
+        raise BundleError(f"{names[0]} failed", why=lines[-1] if lines else f"exit status {done.returncode}")
