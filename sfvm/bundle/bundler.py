@@ -19,7 +19,7 @@ from sfvm.build.scheduler import Job, Schedule, limit, raise_first
 from sfvm.bundle.disk.compose import compose, table_of
 from sfvm.bundle.disk.disk import Disk
 from sfvm.bundle.disk.layout import Layout
-from sfvm.bundle.finish import Workshop, finish, identity, in_machine, tree
+from sfvm.bundle.finish import Workshop, epoch, finish, identity, in_machine, tree
 from sfvm.bundle.format import FormatRequest, Recipe, Unfit, check, expand
 from sfvm.bundle.kernel import Kernel
 from sfvm.bundle.stage import Stage
@@ -272,7 +272,7 @@ class _Group:
             initrd=made.initrd,
             layers=made.layers,
             identity=identity(manifest.key),
-            epoch=_epoch(manifest),
+            epoch=epoch(manifest),
             machine=functools.partial(_in_machine, name, made.overlay, replace(shop, stop=stop)),
         )
         for verb in recipe.outputs:
@@ -324,12 +324,6 @@ def _manifest(name: str, manifest: Manifest, recipe: Recipe, artifacts: Mapping[
 
 def _in_machine(name: str, overlay: Path | None, shop: Workshop, script: str, *drives: Path) -> str:
     return in_machine(name, overlay, shop, script, drives)
-
-
-def _epoch(manifest: Manifest) -> int:
-    """The time that artifacts tell: ``$SOURCE_DATE_EPOCH`` (reproducible-builds.org), else that of the node's build."""
-    given = os.environ.get("SOURCE_DATE_EPOCH", "")
-    return int(given) if given.isdigit() else int(manifest.created)
 
 
 def _require_room(output: Path, wanted: int) -> None:

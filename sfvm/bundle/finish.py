@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -85,6 +86,12 @@ def identity(key: str) -> uuid.UUID:
     return uuid.uuid5(uuid.NAMESPACE_OID, f"sfvm {key}")
 
 
+def epoch(manifest: Manifest) -> int:
+    """The time that artifacts tell: ``$SOURCE_DATE_EPOCH`` (reproducible-builds.org), else that of the node's build."""
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return int(given) if given.isdigit() else int(manifest.created)
+
+
 def overlay_of(path: Path, backing: Path, *, relative: bool = False) -> Path:
     """An overlay at *path* to work on."""
     name = f"../../layers/{backing.name}" if relative else str(backing.absolute())
@@ -98,7 +105,13 @@ def finish(name: str, manifest: Manifest, layout: Layout, kernel: bool, shop: Wo
     :raises BundleError: the node cannot be what the layout asks for
     :raises Cancelled: the workshop is to stop
     """
-    wanted = {"version": VERSION, "origin": manifest.origin, "layout": layout.finishing(), "kernel": kernel}
+    wanted = {
+        "version": VERSION,
+        "origin": manifest.origin,
+        "layout": layout.finishing(),
+        "kernel": kernel,
+        "epoch": epoch(manifest),
+    }
     digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
 
     def make(directory: Path) -> Finished:
@@ -136,7 +149,7 @@ class _Finishing:
             ThreadPoolExecutor(1) as pool,
             self.shop.running(drives, self.name) as appliance,
         ):
-            loader = pool.submit(make, self.layout, root, esp, self.directory)
+            loader = pool.submit(make, self.layout, root, esp, epoch(self.manifest), self.directory)
             _rename(appliance, self.manifest.filesystem, root)
             appliance.mount()
             guest = appliance.guest

@@ -21,9 +21,9 @@ MODULES = Path("/usr/lib/grub")
 """GRUB's own directory, with one for each platform."""
 
 
-def make(layout: Layout, root_uuid: str, esp: str, directory: Path) -> None:
+def make(layout: Layout, root_uuid: str, esp: str, epoch: int, directory: Path) -> None:
     """What a disk of *layout* boots by, as files of *directory* (see :class:`sfvm.bundle.finished.Finished`). *esp* is
-    the identifier of the EFI system partition, eight hexadecimal digits.
+    the identifier of the EFI system partition, eight hexadecimal digits, *epoch* the time of its files, in seconds.
 
     :raises BundleError: a program or a file of GRUB's is missing on the host, or fails
     """
@@ -35,21 +35,21 @@ def make(layout: Layout, root_uuid: str, esp: str, directory: Path) -> None:
         tree.mkdir()
         for platform in grub.platforms(layout):
             images[platform].parent.mkdir(parents=True, exist_ok=True)
-            run(MKIMAGE, *grub.mkimage(platform, early, images[platform]))
+            run(epoch, MKIMAGE, *grub.mkimage(platform, early, images[platform]))
         if grub.BIOS in grub.platforms(layout):
             (directory / BOOT_IMAGE).write_bytes(_boot_image())
         for number, part in enumerate(layout.parts):
             if part.kind == "esp":
-                _esp(part_file(directory, number), part.size or 0, esp, tree)
+                _esp(part_file(directory, number), part.size or 0, esp, tree, epoch)
 
 
-def _esp(target: Path, size: int, identifier: str, tree: Path) -> None:
-    """An EFI system partition with the files of *tree*. mtools and mkfs.vfat take the time from SOURCE_DATE_EPOCH."""
+def _esp(target: Path, size: int, identifier: str, tree: Path, epoch: int) -> None:
+    """An EFI system partition with the files of *tree*."""
     with target.open("xb") as file:
         file.truncate(size)
-    run(("mkfs.vfat",), "-F", "32", "-n", "ESP", "-i", identifier, target)
+    run(epoch, ("mkfs.vfat",), "-F", "32", "-n", "ESP", "-i", identifier, target)
     if content := list(tree.iterdir()):
-        run(("mcopy",), "-s", "-i", target, *content, "::")
+        run(epoch, ("mcopy",), "-s", "-i", target, *content, "::")
 
 
 def _boot_image() -> bytes:
@@ -60,8 +60,8 @@ def _boot_image() -> bytes:
         raise BundleError(f"{path} cannot be read", why=error.strerror, hint="./bootstrap installs GRUB") from error
 
 
-def run(names: tuple[str, ...], *arguments: str | Path) -> None:
-    """Run the first program of *names* that there is.
+def run(epoch: int, names: tuple[str, ...], *arguments: str | Path) -> None:
+    """Run the first program of *names* that there is; mtools and mkfs.vfat take *epoch* for the time.
 
     :raises BundleError: there is none, or it fails
     """
@@ -69,7 +69,8 @@ def run(names: tuple[str, ...], *arguments: str | Path) -> None:
     program = next(filter(None, (shutil.which(name, path=places) for name in names)), None)
     if program is None:
         raise BundleError(f"{names[0]} cannot be run", hint="./bootstrap installs it")
-    environment = {**os.environ, "LC_ALL": "C", "MTOOLSRC": os.devnull}  # a user's mtools.conf is not for us
+    # A user's mtools.conf is not for us.
+    environment = {**os.environ, "LC_ALL": "C", "MTOOLSRC": os.devnull, "SOURCE_DATE_EPOCH": str(epoch)}
     done = subprocess.run([program, *arguments], env=environment, stdin=subprocess.DEVNULL, capture_output=True)
     if done.returncode != 0:
         lines = done.stderr.decode(errors="replace").splitlines()
