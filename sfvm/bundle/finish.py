@@ -273,7 +273,7 @@ def tree(name: str, manifest: Manifest, work: Path, kernel: bool, shop: Workshop
         sysprep(appliance.guest)
         if kernel:
             known = _kernel(appliance, appliance.guest.names("/boot"), work)
-        count = appliance.run(_tar_script(appliance.device(1)))
+        count = appliance.run(_tar_script(appliance.device(1), epoch(manifest)))
         appliance.unmount()
     with stream.open("r+b") as file:
         file.truncate(int(count))
@@ -281,13 +281,15 @@ def tree(name: str, manifest: Manifest, work: Path, kernel: bool, shop: Workshop
     return Tree(stream, overlay, known, work / VMLINUZ if known else None, initrd)
 
 
-def _tar_script(device: str) -> str:
+def _tar_script(device: str, latest: int) -> str:
+    """Archives /sysroot to *device*. What sysprep has changed gets the time *latest*: equal trees, equal bytes."""
     return (
         "for names in passwd group; do\n  : >>/etc/$names\n  mount --bind /dev/null /etc/$names\ndone\n"
         "set -o pipefail\n"
         "tar --create --directory=/sysroot --numeric-owner --sort=name --one-file-system "
         "--xattrs --xattrs-include='*' --acls --exclude=./lost+found --format=posix "
-        "--pax-option=delete=atime,delete=ctime . "
+        "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime "
+        f"--mtime=@{latest} --clamp-mtime . "
         f"| tee {device} | wc -c\n"
         f"sync {device}"  # an error of writing comes to light here
     )
