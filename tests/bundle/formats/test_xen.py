@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,6 +157,24 @@ def test_readnotes_finds_how_xen_starts_the_unpacked_kernel(guest: Project, whol
     (tmp_path / "broken").write_bytes(broken)
     with pytest.raises(xen.Refused):
         xen.notes(tmp_path / "broken")
+
+
+def started(vmlinux: Path) -> str:
+    """What QEMU says, with the kernel's own messages, when it starts *vmlinux* at its PVH entry, as Xen does."""
+    words = [tool("qemu-system-x86_64"), "-machine", "q35,accel=tcg", "-m", "512", "-nodefaults", "-display", "none",
+             "-serial", "stdio", "-no-reboot", "-kernel", vmlinux, "-append", "console=ttyS0 panic=-1"]  # fmt: skip
+    done = subprocess.run(words, capture_output=True, timeout=120)
+    return (done.stdout + done.stderr).decode(errors="replace")
+
+
+def test_qemu_starts_the_unpacked_kernel_at_its_pvh_entry(whole: Path, tmp_path: Path) -> None:
+    vmlinux = whole / "guest-xen-pvh" / "guest.vmlinuz"
+    assert "Kernel command line: console=ttyS0 panic=-1" in started(vmlinux)
+    broken = bytearray(vmlinux.read_bytes())
+    note = broken.index(struct.pack("<I4s", 18, b"Xen"))  # PHYS32_ENTRY (xen/include/public/elfnote.h)
+    broken[note] = 99
+    (tmp_path / "broken").write_bytes(broken)
+    assert "without PVH ELF Note" in started(tmp_path / "broken")
 
 
 def test_a_pv_guest_with_grub_needs_a_kernel_that_grub_unpacks(guest: Project, tmp_path: Path) -> None:
