@@ -6,6 +6,9 @@ import base64
 import hashlib
 import json
 import re
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +149,31 @@ def test_a_failed_upload_names_its_snapshot_and_goes_on_later(bundle: Path, amaz
     assert done.snapshot == state["snapshot"]
     assert sorted(amazon.puts()) == [100, 131]
     assert restored(amazon, done.snapshot)[:SIZE] == disk.read_bytes()
+
+
+def test_a_killed_upload_goes_on_with_the_same_snapshot(bundle: Path, amazon: Proxy, disk: Path) -> None:
+    stuck, go_on = threading.Event(), threading.Event()
+
+    def refuse(method: str, path: str) -> int | None:
+        if "/blocks/100" in path:
+            stuck.set()
+            go_on.wait(30)
+            return 503
+        return None
+
+    amazon.refuse = refuse
+    words = ("publish", "ami", str(bundle), "--region", REGION, "--endpoint-url", amazon.url)
+    with subprocess.Popen([sys.executable, "-m", "sfvm.cli", *words], stderr=subprocess.PIPE, text=True) as process:
+        assert stuck.wait(30)
+        process.kill()
+        _, errors = process.communicate()
+    go_on.set()
+    amazon.refuse = lambda method, path: None
+    snapshot = json.loads(beside(bundle, REGION).read_text())["snapshot"]
+    assert snapshot in errors
+    done = publish(bundle, amazon)
+    assert done.snapshot == snapshot
+    assert restored(amazon, snapshot)[:SIZE] == disk.read_bytes()
 
 
 def test_an_image_that_cannot_be_registered_is_later(bundle: Path, amazon: Proxy) -> None:
