@@ -6,18 +6,22 @@ One build serves all tests of the module; its repository is thrown away.
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sfvm.boot.qemu import boot
+from sfvm.bundle.format import Formats
 from tests.guests.project import Project
 from tests.guests.project import project as project_of
 
 pytestmark = pytest.mark.e2e
 SPECS = Path(__file__).parent / "specs"
 MARK = "mark: derived-node-was-here"
+LACKS = {"virtualbox": "ahci", "vagrant-virtualbox": "ahci"}
+"""What Debian's cloud kernel lacks for a format."""
 BUILD_SECONDS = 2400.0
 BOOT_SECONDS = 900.0
 """What is stuck ends the test; without KVM a good build takes about ten minutes, a good boot about one."""
@@ -41,6 +45,39 @@ def test_the_same_image_boots_to_a_login_prompt(disk: Path, firmware: str) -> No
     console = boot(disk, firmware, until=[MARK, "login:"], deadline=BOOT_SECONDS)
     assert MARK in console
     assert "debian login:" in console
+
+
+@pytest.fixture(scope="module")
+def platforms(debian: Project) -> tuple[Path, dict[str, str]]:
+    """All formats of the Debian: where they are, and why others were left out."""
+    words = ("bundle", "marked", "all", "--output", str(debian.home / "all"))
+    done = debian.sfvm(*words, timeout=BUILD_SECONDS)
+    return debian.home / "all", {event["format"]: event["reason"] for event in done.all("BundleSkipped")}
+
+
+def test_every_format_is_made_or_says_why_not(platforms: tuple[Path, dict[str, str]]) -> None:
+    where, skipped = platforms
+    made = {path.name.removeprefix("marked-") for path in where.iterdir()}
+    assert made | set(skipped) == set(Formats().names())
+    assert {name: LACKS[name] for name in skipped if LACKS.get(name, "") in skipped[name]} == LACKS
+    for bundle in where.iterdir():
+        subprocess.run(["sha256sum", "--quiet", "--check", "SHA256SUMS"], cwd=bundle, check=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "firmware", "controller", "nic"),
+    [
+        ("vmdk/marked.vmdk", "bios", "pvscsi", "vmxnet3"),
+        ("ami/marked.img", "uefi", "nvme", "virtio-net-pci"),
+        ("proxmox/marked.qcow2", "bios", "virtio-scsi", "virtio-net-pci"),
+    ],
+)
+def test_it_boots_as_its_platform_would_boot_it(
+    platforms: tuple[Path, dict[str, str]], file: str, firmware: str, controller: str, nic: str
+) -> None:
+    disk = platforms[0] / f"marked-{file}"
+    wanted = [MARK, "login:"]
+    boot(disk, firmware, until=wanted, deadline=BOOT_SECONDS, controller=controller, nic=nic)
 
 
 def test_a_second_build_starts_no_appliance(debian: Project) -> None:
