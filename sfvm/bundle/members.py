@@ -7,8 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sfvm.bundle.compression import Sink
 from sfvm.errors import BundleError, Place
 
+BLOCK = 1 << 20
+END = bytes(1024)
+"""How a tar ends (tar(5))."""
 SHOWN = 3
 BASE_ENTRIES = 3
 """user, group and other: an access ACL of no more says what the mode says (acl(5))."""
@@ -17,6 +21,7 @@ BASE_ENTRIES = 3
 @contextmanager
 def reading(archive: Path) -> Iterator[tarfile.TarFile]:
     """The *archive*, open for :func:`members`."""
+    # Of an empty archive, too: a layer in which nothing was changed.
     with tarfile.open(archive, "r:", encoding="utf-8", errors="surrogateescape") as tar:
         yield tar
 
@@ -33,6 +38,20 @@ def members(tar: tarfile.TarFile, progress: Callable[[float], None]) -> Iterator
             member.linkname = relative(member.linkname)
         progress(member.offset / total)
         yield member
+
+
+def copy(archive: Path, sink: Sink, keep: Callable[[str], bool], progress: Callable[[float], None]) -> None:
+    """Write the members of *archive* whose names *keep* wants, as they are, byte for byte."""
+    with reading(archive) as tar, archive.open("rb") as source:
+        for member in members(tar, progress):
+            if not keep(member.name):
+                continue
+            source.seek(member.offset)
+            left = tar.offset - member.offset
+            while left and (block := source.read(min(left, BLOCK))):
+                sink.write(block)
+                left -= len(block)
+    sink.write(END)
 
 
 def relative(name: str) -> str:
