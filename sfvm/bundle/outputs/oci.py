@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import shlex
+import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
@@ -94,7 +95,7 @@ def _part(progress: Callable[[float], None], number: int, steps: int, fraction: 
     progress((number + fraction) / steps)
 
 
-def _kept(name: str) -> bool:
-    """Whether the file *name* is in layers."""
-    top, _, below = name.partition("/")
+def _kept(member: tarfile.TarInfo) -> bool:
+    """Whether a file is in layers."""
+    top, _, below = member.name.partition("/")
     return not (below and top in EMPTY)
