@@ -76,7 +76,13 @@ class Bundler:
         """
         groups: dict[Layout | None, list[Recipe]] = {}
         for wanted in requests:
-            recipe = expand(wanted, name, facts)
+            try:
+                recipe = expand(wanted, name, facts)
+            except Unfit as error:
+                if not wanted.optional:
+                    raise
+                self.listener(BundleSkipped(name, wanted.format.name, error.why or error.what))
+                continue
             self._require_free(self.target(name, recipe))
             groups.setdefault(recipe.layout, []).append(recipe)
         todo = [_Group(self, name, key, layout, tuple(recipes)) for layout, recipes in groups.items()]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from sfvm.bundle.stage import Stage
+from sfvm.bundle.vmlinux import Packed, vmlinux
 from sfvm.document import Element
 from sfvm.errors import BundleError, Place
 
@@ -20,6 +21,9 @@ class KernelVerb:
     Example::
 
         <kernel as="${name}.vmlinuz" initrd="${name}.initrd"/>
+
+    ``decompress="yes"`` takes the ELF file out of the kernel's own compression (gzip, bzip2, xz, lzma, lz4, zstd), for
+    loaders that do not know it.
     """
 
     element: ClassVar[str] = "kernel"
@@ -29,30 +33,44 @@ class KernelVerb:
     <element name="kernel">
       <attribute name="as"><ref name="string"/></attribute>
       <optional><attribute name="initrd"><ref name="string"/></attribute></optional>
+      <optional><attribute name="decompress"><ref name="yes-no"/></attribute></optional>
     </element>"""
 
     name: str
     initrd: str
+    decompress: bool
     place: Place = field(compare=False)
 
     @classmethod
     def parse(cls, element: Element) -> Self:
-        return cls(element.attributes["as"], element.get("initrd") or "", element.place)
+        return cls(element.attributes["as"], element.get("initrd") or "", element.flag("decompress"), element.place)
 
     def title(self) -> str:
         return f"kernel {self.name}"
 
     def inputs(self) -> Mapping[str, Any]:
-        return {"as": self.name, "initrd": self.initrd}
+        return {"as": self.name, "initrd": self.initrd, "decompress": self.decompress}
 
     def make(self, stage: Stage) -> None:
         """Write the artifacts.
 
-        :raises BundleError: the node has no kernel or no initramfs
+        :raises BundleError: the node has no kernel, or no initramfs, or the kernel cannot be unpacked
         """
         source = self._found(stage.vmlinuz, "kernel", "/boot has no vmlinuz-*")
-        with stage.writing(stage.new(self.name, self.place)) as file, source.open("rb") as kernel:
-            shutil.copyfileobj(kernel, file)
+        with stage.writing(stage.new(self.name, self.place)) as file:
+            if self.decompress:
+                try:
+                    file.write(vmlinux(source.read_bytes()))
+                except Packed as error:
+                    raise BundleError(
+                        "the kernel cannot be unpacked",
+                        place=self.place,
+                        why=str(error),
+                        hint="leave it compressed, if the platform can load it so",
+                    ) from error
+            else:
+                with source.open("rb") as kernel:
+                    shutil.copyfileobj(kernel, file)
         if self.initrd:
             found = self._found(stage.initrd, "initramfs", "/boot has none of the kernel's version")
             with found.open("rb") as initrd, stage.writing(stage.new(self.initrd, self.place)) as file:
