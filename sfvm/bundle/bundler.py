@@ -216,9 +216,9 @@ class _Group:
         """Make the archive of the node's files, below *work*."""
         self._tell("archiving")
         with phase(shop.listener, self.name, "archiving"):
-            found = tree(self.name, manifest, work, "kernel" in self._needs, shop)
+            found = tree(self.name, manifest, work, self._needs, shop)
         facts = {"disk": 0, "root_uuid": "", "arguments": "", "kernel": found.kernel.version if found.kernel else ""}
-        made = _Made(None, found.archive, found.vmlinuz, found.initrd, found.overlay, facts=facts)
+        made = _Made(None, found.archive, found.vmlinuz, found.initrd, found.overlay, found.layers, facts)
         return self._fitting(manifest, found.kernel), made
 
     @staticmethod
