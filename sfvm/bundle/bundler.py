@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from typing import Any
 
 from sfvm import __version__
 from sfvm.build.scheduler import Job, Schedule, limit, raise_first
-from sfvm.bundle.disk.compose import compose, table_of
+from sfvm.bundle.disk.compose import compose, identity_of, table_of
 from sfvm.bundle.disk.disk import Disk
 from sfvm.bundle.disk.layout import Layout
 from sfvm.bundle.finish import Workshop, epoch, finish, identity, in_machine, tree
@@ -195,13 +194,13 @@ class _Group:
     def _disk(self, manifest: Manifest, work: Path, shop: Workshop) -> tuple[tuple[Recipe, ...], _Made]:
         """Finish the node and compose the disk, below *work*."""
         assert self.layout is not None
-        unique = uuid.uuid5(identity(manifest.key), json.dumps(self.layout.inputs(), sort_keys=True))
-        table = table_of(self.layout, manifest.disk, unique)
         self._tell("finishing")
         with phase(shop.listener, self.name, "finishing"):
             finished = finish(self.name, manifest, self.layout, "kernel" in self._needs, shop)
         if not (fitting := self._fitting(manifest, finished.kernel)):
             return (), _Made()
+        unique = identity_of(self.layout, identity(manifest.key))
+        table = table_of(self.layout, manifest.disk, unique, finished.sizes(self.layout))
         architecture = manifest.facts.get("architecture", "x86_64")
         disk = compose(finished, self.layout, table, architecture, work / "disk.raw")
         facts = {

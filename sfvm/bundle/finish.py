@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -17,10 +18,11 @@ from sfvm.appliance import image as appliance_image
 from sfvm.appliance.launch import launch
 from sfvm.appliance.machine import Appliance, Drive, Shape
 from sfvm.bundle import kernel as kernels
-from sfvm.bundle.disk import grub
-from sfvm.bundle.disk.layout import Layout
+from sfvm.bundle.disk import containers, efi, grub
+from sfvm.bundle.disk.layout import CONTAINERS, Layout
 from sfvm.bundle.disk.loader import make
-from sfvm.bundle.disk.parts import content, identifier, parts_script
+from sfvm.bundle.disk.names import Names
+from sfvm.bundle.disk.parts import made, parts_script, sizes
 from sfvm.bundle.finished import (
     FILESYSTEM,
     INITRD,
@@ -36,14 +38,17 @@ from sfvm.cancellation import Cancellation
 from sfvm.config import Settings
 from sfvm.errors import BundleError
 from sfvm.events import Listener, Notice, Output
-from sfvm.guest import CommandFailed
+from sfvm.guest import CommandFailed, Guest
 from sfvm.repository import Manifest, Repository
 
-VERSION = 2
+VERSION = 3
 """Raised when finishing makes something else: what was kept before is made anew."""
 WORK = "/run/sfvm/bundle"
 """Where the appliance works, in its own memory."""
 TAR_MARGIN = 64 << 20
+MOST_OVERHEAD = 1 << 30
+"""Bytes of a filesystem beside files as large as the node."""
+PROGRAM = "program.efi"
 ERASABLE = "cluster_size=128k,extended_l2=on"
 """How the file is made in which freed blocks become zero: with subclusters of 4 KiB, a file system's blocks, so that
 nothing stays of files that are gone (keys, seeds), not even where a cluster of the node also holds files that stay.
@@ -139,50 +144,63 @@ class _Finishing:
     def run(self, kernel: bool) -> Finished:
         backing = self.shop.repository.backing(self.manifest.key, stop=self.shop.stop)
         drives = [Drive(overlay_of(self.directory / FILESYSTEM, backing, relative=True))]
-        own = [number for number, part in enumerate(self.layout.parts) if content(part)]
-        for number in own:
-            path = part_file(self.directory, number)
-            with path.open("xb") as file:
-                file.truncate(self.layout.parts[number].size or 0)
-            drives.append(Drive(path, "raw"))
-        unique = uuid.uuid5(identity(self.manifest.key), self.digest)
-        root, esp = str(uuid.uuid5(unique, "root")), uuid.uuid5(unique, "esp").hex[:8].upper()
+        size, kind = self.manifest.disk, self.manifest.filesystem
+        own = tuple(number for number, part in enumerate(self.layout.parts) if made(part, size, kind))
+        drives += [Drive(self._part(number), "raw") for number in own]
+        unique, time = uuid.uuid5(identity(self.manifest.key), self.digest), epoch(self.manifest)
+        names = Names(self.layout, kind, own, unique, identity(self.manifest.key))
+        root, alone = names.root, self.layout.boot.loader in efi.LOADERS
+        load = functools.partial(make, self.layout, names.home, names.esp, time, self.directory)
         with (
             ThreadPoolExecutor(1) as pool,
             self.shop.running(drives, self.name) as appliance,
         ):
-            loader = pool.submit(make, self.layout, root, esp, epoch(self.manifest), self.directory)
-            _rename(appliance, self.manifest.filesystem, root)
+            loader = None if alone else pool.submit(load)
+            if not root.made:
+                _rename(appliance, self.manifest.filesystem, root.uuid)
             appliance.mount()
             guest = appliance.guest
             sysprep(guest)
-            entries = [(f"UUID={root}", "/", self.manifest.filesystem, "defaults", _pass(self.manifest.filesystem))]
-            if (part := self.layout.part("esp")) is not None:
-                entries.append((f"UUID={esp[:4]}-{esp[4:]}", part.mount, part.filesystem, part.options, 2))
-            for number in own:
-                part = self.layout.parts[number]
-                device = f"UUID={identifier(part, uuid.uuid5(unique, str(number)))}"
-                if part.mount:
-                    entries.append((device, part.mount, part.filesystem, part.options, 0 if part.kind == "swap" else 2))
+            entries = names.entries()
             for _, point, *_ in entries[1:]:
                 if point.startswith("/"):
                     guest.directory(point)
             before = guest.read("/etc/fstab").decode() if guest.exists("/etc/fstab") else ""
             guest.write("/etc/fstab", fstab(before, tuple(entries)).encode())
-            names = guest.names("/boot")
-            arguments = f"root=UUID={root} ro " + grub.arguments(self.layout.boot.consoles, self.layout.boot.arguments)
+            files = guest.names("/boot")
+            words = grub.arguments(self.layout.boot.consoles, self.layout.boot.arguments)
+            arguments = f"root={root.source} ro {words}".strip()
             if self.layout.boot.loader != "none":
-                self._configure(appliance, names, root)
-            known = _kernel(appliance, names, self.directory) if kernel else None
+                self._configure(appliance, files, arguments, names.home)
+            known = _kernel(appliance, files, self.directory) if kernel or alone else None
+            system = self._system(guest, known, arguments) if alone and known else None
+            found: dict[int, int] = {}
             if own:
                 devices = {number: appliance.device(index) for index, number in enumerate(own, 1)}
-                appliance.run("\n".join(parts_script(self.layout, devices, unique, WORK)))
-            appliance.erase()
+                script = parts_script(self.layout, devices, unique, WORK, kind, size)
+                found = sizes(appliance.run(script), self.layout)
+            if not root.made:
+                appliance.erase()
             appliance.unmount()
-            loader.result()
-        return Finished(self.directory, root, arguments.strip(), known)
+            if loader is not None:
+                loader.result()
+        for number, needed in found.items():
+            os.truncate(part_file(self.directory, number), needed)
+        if system is not None:
+            load(system)
+            (self.directory / PROGRAM).unlink(missing_ok=True)
+        return Finished(self.directory, root.uuid, arguments, known)
 
-    def _configure(self, appliance: Appliance, names: Sequence[str], root: str) -> None:
+    def _part(self, number: int) -> Path:
+        """The file of a part that the appliance makes; as large as it could become, if that shows there."""
+        part, node = self.layout.parts[number], self.manifest.disk
+        size = containers.size(self.layout, number, node) if part.kind in CONTAINERS else part.bytes(node)
+        path = part_file(self.directory, number)
+        with path.open("xb") as file:
+            file.truncate(size if size is not None else node + (part.size or 0) + MOST_OVERHEAD)
+        return path
+
+    def _configure(self, appliance: Appliance, names: Sequence[str], arguments: str, home: grub.Home) -> None:
         guest, boot = appliance.guest, self.layout.boot
         if not grub.kernels(names):
             raise BundleError(
@@ -191,17 +209,43 @@ class _Finishing:
                 why="/boot has no vmlinuz-*",
                 hint="install a kernel in the node, or make a disk without a boot loader: --set boot=none",
             )
+        if boot.loader in efi.LOADERS:
+            # So that kernel-install(8) of the guest goes on as we began.
+            if guest.exists("/usr/bin/kernel-install"):
+                guest.write("/etc/kernel/cmdline", f"{arguments}\n".encode())
+                guest.write("/etc/kernel/entry-token", f"{efi.token(_release(guest))}\n".encode())
+            return
         title = self.manifest.facts.get("distribution", "") or "Linux"
-        text = grub.configuration(root, names, title, boot.consoles, boot.arguments, boot.timeout)
+        text = grub.configuration(home, names, title, boot.consoles, arguments, boot.timeout)
         guest.write("/boot/grub/grub.cfg", text.encode())
         if guest.exists("/etc/default/grub.d") or guest.exists("/usr/sbin/update-grub"):
             defaults = grub.defaults(boot.consoles, boot.arguments, boot.timeout)
             guest.write("/etc/default/grub.d/sfvm.cfg", defaults.encode())
 
+    def _system(self, guest: Guest, kernel: kernels.Kernel, arguments: str) -> efi.System:
+        """What a loader starts that reads the EFI system partition alone."""
+        program = Path(efi.HOME, efi.PROGRAM[self.layout.boot.loader])
+        if guest.exists(str(program)):
+            with (self.directory / PROGRAM).open("xb") as file:
+                guest.download(str(program), file)
+            program = self.directory / PROGRAM
+        elif not program.exists():
+            raise BundleError(
+                f"there is no {program.name}",
+                place=self.layout.place,
+                why=f"neither the guest nor this machine has {program}",
+                hint="./bootstrap installs it (systemd-boot-efi, systemd-boot-unsigned), or install it in the node",
+            )
+        initrd = self.directory / INITRD
+        files = (self.directory / VMLINUZ, initrd if initrd.exists() else None)
+        return efi.System(kernel.version, *files, arguments, _release(guest), program)
 
-def _pass(filesystem: str) -> int:
-    """fsck's turn in fstab(5): xfs and btrfs check themselves when they are mounted."""
-    return 1 if filesystem.startswith("ext") else 0
+
+def _release(guest: Guest) -> str:
+    """os-release(5)."""
+    paths = ("/etc/os-release", "/usr/lib/os-release")
+    found = next((guest.read(path) for path in paths if guest.exists(path)), b"")
+    return found.decode("utf-8", errors="replace")
 
 
 def _rename(appliance: Appliance, filesystem: str, unique: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sfvm.bundle.disk.layout import Layout
 from sfvm.bundle.kernel import Kernel
 from sfvm.cancellation import Cancellation, Cancelled
 from sfvm.repository import Repository
@@ -25,8 +26,9 @@ VMLINUZ, INITRD = "vmlinuz", "initrd"
 @dataclass(frozen=True)
 class Finished:
     """A node made ready for a layout, as files in *directory*: its *filesystem*, an overlay over the node's; the
-    content of the layout's parts by number (:meth:`part`); GRUB's images for BIOS; the newest kernel, where it was
-    wanted. *root* is the filesystem's UUID, *arguments* are the kernel's."""
+    content of the layout's parts by number (:meth:`part`), of its root, too, if that has not the node's blocks; GRUB's
+    images for BIOS; the newest kernel, where it was wanted. *root* is the root filesystem's UUID ("" if it has none),
+    *arguments* are the kernel's."""
 
     directory: Path
     root: str
@@ -46,8 +48,13 @@ class Finished:
         return _there(self.directory / INITRD)
 
     def part(self, number: int) -> Path | None:
-        """The raw file with the content of the layout's part *number*; None for a root, and for what has none."""
+        """The raw file with the content of the layout's part *number*; None for the node's blocks, and for none."""
         return _there(part_file(self.directory, number))
+
+    def sizes(self, layout: Layout) -> dict[int, int]:
+        """The sizes of the layout's parts that have content, in bytes, by number."""
+        paths = {number: self.part(number) for number in range(len(layout.parts))}
+        return {number: path.stat().st_size for number, path in paths.items() if path is not None}
 
     def image(self, name: str) -> bytes:
         """One of GRUB's images for BIOS; nothing when it was not made."""

@@ -171,6 +171,7 @@ def expand(wanted: FormatRequest, node: str, facts: Mapping[str, str]) -> Recipe
             if layout is not None:
                 raise SpecError("a format has one layout", place=element.place, why=f"the first is at {layout.place}")
             layout = verb.layout
+            requires += verb.requires()
         elif isinstance(verb, Requires):
             requires.append(verb)
         else:

@@ -45,6 +45,7 @@ SHARED = {
     "sha256": Pattern(r"[0-9A-Fa-f]{64}", "a SHA-256 of 64 hexadecimal digits"),
     "name": Pattern(r"[A-Za-z0-9_][A-Za-z0-9_.+\-]*", "a name of letters, digits and _ . + -"),
     "size": Pattern(r"[0-9]+[KMGT]?", "a size such as 512M or 8G"),
+    "part-size": Pattern(r"[+]?[0-9]+[KMGT]?|[0-9]+%", "a size such as 8G, +500M (what it needs and more) or 50%"),
     "variable": Pattern(VARIABLE, "a value with a variable", variable=False),
     "identifier": Pattern(IDENTIFIER, "an identifier of letters, digits and _", variable=False),
     "node-name": Pattern(r"[A-Za-z0-9][A-Za-z0-9_.+\-]*", "a name of letters, digits and _ . + -", variable=False),

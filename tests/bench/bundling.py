@@ -24,7 +24,7 @@ def compose(bench: Bench) -> list[Result]:
         running.guest.run(Command(script, place="appliance"))
         running.trim()
     layout = Layout("gpt", (Part("bios-boot", 1 << 20), Part("root")))
-    table = table_of(layout, 8 << 30, uuid.uuid4())
+    table = table_of(layout, 8 << 30, uuid.uuid4(), {})
     finished = Finished(node.parent, "")
     plain, composed = bench.home / "plain.raw", bench.home / "composed.raw"
 

@@ -38,14 +38,23 @@ def test_the_newest_kernel_is_first() -> None:
 
 
 def test_grub_takes_the_configuration(tmp_path: Path) -> None:
-    text = grub.configuration("abc-def", BOOT, "debian", ("tty0", "ttyS0"), "quiet", 1)
-    assert "linux /boot/vmlinuz-6.1.0-56-amd64 root=UUID=abc-def ro console=tty0 console=ttyS0,115200n8 quiet" in text
+    text = grub.configuration(grub.Home("abc-def"), BOOT, "debian", ("tty0", "ttyS0"), "root=UUID=abc-def quiet", 1)
+    assert "linux /boot/vmlinuz-6.1.0-56-amd64 root=UUID=abc-def quiet" in text
+    assert "initrd /boot/initrd.img-6.1.0-56-amd64" in text
     assert text.index("6.1.0-56") < text.index("6.1.0-9")
     check = shutil.which("grub-script-check")
     if check is None:
         pytest.skip("grub-script-check is not installed")
     (tmp_path / "grub.cfg").write_text(text)
     assert subprocess.run([check, tmp_path / "grub.cfg"]).returncode == 0
+
+
+def test_a_boot_partition_has_the_files_at_its_top() -> None:
+    home = grub.Home("abc-def", "")
+    assert "prefix=($root)/grub\n" in grub.early_configuration(home)
+    text = grub.configuration(home, BOOT, "debian", (), "", 1)
+    assert "linux /vmlinuz-6.1.0-56-amd64" in text
+    assert "initrd /initrd.img-6.1.0-56-amd64" in text
 
 
 def test_defaults_are_shell(tmp_path: Path) -> None:
@@ -60,5 +69,5 @@ def test_a_release_candidate_is_older_than_its_release():
 
 
 def test_a_quote_in_the_title_does_not_end_it():
-    text = grub.configuration("uuid", ["vmlinuz-1"], "Joe's Linux", ["tty0"], "", 1)
+    text = grub.configuration(grub.Home("uuid"), ["vmlinuz-1"], "Joe's Linux", ["tty0"], "", 1)
     assert "menuentry 'Joes Linux, Linux 1' {" in text

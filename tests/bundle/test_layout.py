@@ -15,7 +15,7 @@ from sfvm.bundle.disk.compose import table_of
 from sfvm.bundle.disk.layout import Layout
 from sfvm.bundle.disk.partitions import Wanted, arrange
 from sfvm.bundle.outputs.layout import LayoutVerb
-from sfvm.errors import BundleError, SpecError
+from sfvm.errors import SpecError
 from sfvm.spec import schema
 
 UNIQUE = uuid.UUID("5f9d6a2e-7c1b-4a55-9b0e-1f2a3b4c5d6e")
@@ -40,6 +40,17 @@ def layout(directory: Path, text: str) -> Layout:
         ('<layout table="gpt"><root/><data size="1M" mount="/"/></layout>', "the same place"),
         ('<layout table="gpt"><root/><data size="1M" format="ext5"/></layout>', "did you mean"),
         ('<layout table="gpt"><esp/><root/><boot loader="grup"/></layout>', "did you mean"),
+        ('<layout table="gpt"><root/><boot loader="uki"/></layout>', "stands on an EFI"),
+        ('<layout table="gpt"><esp/></layout>', "one root, this one has 0"),
+        ('<layout table="gpt"><root/><lvm group="v"><root/></lvm></layout>', "one root, this one has 2"),
+        ('<layout table="gpt"><root format="vfat"/></layout>', "cannot be 'vfat'"),
+        ('<layout table="gpt"><root><subvolume path="/a"/></root></layout>', "only btrfs"),
+        ('<layout table="gpt"><esp/><root format="squashfs"/><boot loader="grub"/></layout>', "cannot read its files"),
+        ('<layout table="gpt"><root/><swap size="+1M"/></layout>', "swap needs nothing"),
+        ('<layout table="gpt"><lvm group="a-b"><root/></lvm></layout>', "no name for LVM"),
+        ('<layout table="gpt"><lvm group="a"><root/><data size="1M" name="root"/></lvm></layout>', "two volumes"),
+        ('<layout table="gpt"><lvm group="a"><root size="+1M"/></lvm></layout>', "in a container"),
+        ('<layout table="gpt"><luks/><root/></layout>', "luks"),
     ],
 )
 def test_a_layout_that_cannot_be(tmp_path: Path, text: str, message: str) -> None:
@@ -54,24 +65,24 @@ def test_parts_stand_as_they_are_written(tmp_path: Path) -> None:
         ("swap", 2 << 20, "none"),
         ("data", 3 << 20, "/srv"),
     ]
-    table = table_of(found, 64 << 20, UNIQUE)
+    table = table_of(found, 64 << 20, UNIQUE, {})
     assert [part.offset >> 20 for part in table.partitions] == [1, 65, 67]
     assert table.size == 71 << 20
 
 
 def test_a_disk_is_as_large_as_its_platform_wants(tmp_path: Path) -> None:
     parts = "<root/></layout>"
-    assert table_of(layout(tmp_path, f'<layout table="gpt" multiple="1G">{parts}'), 1 << 30, UNIQUE).size == 2 << 30
-    assert table_of(layout(tmp_path, f'<layout table="gpt" size="3G">{parts}'), 1 << 30, UNIQUE).size == 3 << 30
-    assert table_of(layout(tmp_path, f'<layout table="none">{parts}'), 1 << 30, UNIQUE).size == 1 << 30
+    assert table_of(layout(tmp_path, f'<layout table="gpt" multiple="1G">{parts}'), 1 << 30, UNIQUE, {}).size == 2 << 30
+    assert table_of(layout(tmp_path, f'<layout table="gpt" size="3G">{parts}'), 1 << 30, UNIQUE, {}).size == 3 << 30
+    assert table_of(layout(tmp_path, f'<layout table="none">{parts}'), 1 << 30, UNIQUE, {}).size == 1 << 30
 
 
-def test_a_root_too_small_for_the_node_says_what_it_needs(tmp_path: Path) -> None:
-    found = layout(tmp_path, '<layout table="gpt"><root size="16M"/></layout>')
-    with pytest.raises(BundleError, match="64 MiB") as caught:
-        table_of(found, 64 << 20, UNIQUE)
-    assert caught.value.hint is not None
-    assert 'size="64M"' in caught.value.hint
+def test_sizes_follow_from_the_node_or_what_is_made(tmp_path: Path) -> None:
+    text = '<layout table="gpt"><root size="+5M" format="erofs"/><swap size="25%"/><data size="+1M"/></layout>'
+    found = layout(tmp_path, text)
+    assert [part.bytes(64 << 20) for part in found.parts] == [None, 16 << 20, None]
+    table = table_of(found, 64 << 20, UNIQUE, {0: 9 << 20, 2: 3 << 20})
+    assert [part.size >> 20 for part in table.partitions] == [9, 16, 3]
 
 
 def test_sfdisk_reads_the_mbr(tmp_path: Path) -> None:

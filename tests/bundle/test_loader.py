@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sfvm.bundle.disk import loader
+from sfvm.bundle.disk import grub, loader
 from sfvm.bundle.disk.layout import Boot, Layout, Part
 from sfvm.bundle.finished import BOOT_IMAGE, CORE_IMAGE, Finished
 from sfvm.errors import BundleError
@@ -19,13 +19,13 @@ ESP = Part("esp", 40 << 20, "vfat")
 BIOS_BOOT = Part("bios-boot", 1 << 20)
 
 
-def layout(*parts: Part, table: str = "gpt", grub: str = "grub") -> Layout:
-    return Layout(table, (*parts, Part("root")), Boot(grub))
+def layout(*parts: Part, table: str = "gpt", boot: str = "grub") -> Layout:
+    return Layout(table, (*parts, Part("root")), Boot(boot))
 
 
 def make(layout: Layout, directory: Path) -> Finished:
     directory.mkdir(exist_ok=True)
-    loader.make(layout, UUID, "1234ABCD", 1_700_000_000, directory)
+    loader.make(layout, grub.Home(UUID), "1234ABCD", 1_700_000_000, directory)
     return Finished(directory, UUID)
 
 
@@ -55,7 +55,7 @@ def test_only_what_is_wanted(tmp_path: Path) -> None:
     assert make(layout(table="mbr"), tmp_path / "mbr").image(CORE_IMAGE)
     uefi = make(layout(ESP), tmp_path / "uefi")
     assert (uefi.image(BOOT_IMAGE), uefi.image(CORE_IMAGE)) == (b"", b"")
-    none = make(layout(BIOS_BOOT, ESP, grub="none"), tmp_path / "none")
+    none = make(layout(BIOS_BOOT, ESP, boot="none"), tmp_path / "none")
     esp = none.part(1)
     assert esp is not None
     assert "EFI" not in listing(esp)
@@ -76,4 +76,4 @@ def test_what_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         loader.run(0, ("no-such-program", "another"))
     monkeypatch.setattr(loader, "MODULES", tmp_path)
     with pytest.raises(BundleError, match=r"boot\.img cannot be read"):
-        loader.make(layout(BIOS_BOOT), UUID, "1234ABCD", 0, tmp_path)
+        loader.make(layout(BIOS_BOOT), grub.Home(UUID), "1234ABCD", 0, tmp_path)

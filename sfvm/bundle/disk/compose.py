@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 from sfvm.bundle.disk import gpt, grub, mbr
 from sfvm.bundle.disk.disk import Disk, Piece
 from sfvm.bundle.disk.layout import Layout
-from sfvm.bundle.disk.partitions import SECTOR, Table, Wanted, arrange, whole
+from sfvm.bundle.disk.partitions import SECTOR, Table, Wanted, arrange, partition_id, whole
+from sfvm.bundle.disk.parts import table_kind
 from sfvm.bundle.finished import BOOT_IMAGE, CORE_IMAGE, Finished
 from sfvm.errors import BundleError
 
 NAMES = {"bios-boot": "BIOS boot", "esp": "EFI system"}
 
 
-def table_of(layout: Layout, size: int, identity: uuid.UUID) -> Table:
-    """Where the parts of *layout* are on the disk, for a node of *size* bytes.
+def identity_of(layout: Layout, node: uuid.UUID) -> uuid.UUID:
+    """What the identifiers of a disk and its partitions follow from; *node* is the node's own."""
+    return uuid.uuid5(node, json.dumps(layout.finishing(), sort_keys=True))
 
-    :raises BundleError: the layout has too little room for it
-    """
-    root = layout.root
-    if root.size is not None and root.size < size:
-        raise BundleError(
-            "the root partition is too small for the node",
-            place=root.place,
-            why=f"the node's filesystem has {size >> 20} MiB, the partition {root.size >> 20} MiB",
-            hint=f'size="{size >> 20}M" or more, or leave it out',
-        )
+
+def partition_uuid(layout: Layout, number: int, node: uuid.UUID) -> str:
+    """What the kernel calls the PARTUUID of the partition *number*, from 0."""
+    disk = identity_of(layout, node)
+    if layout.table == "mbr":
+        return f"{mbr.identifier(Table(disk, (), 0)).removeprefix('0x')}-{number + 1:02x}"
+    return str(partition_id(disk, number))
+
+
+def table_of(layout: Layout, size: int, identity: uuid.UUID, made: Mapping[int, int]) -> Table:
+    """Where the parts of *layout* are on the disk, for a node of *size* bytes; *made* has the sizes of those, by
+    number, that are made already."""
+    sizes = [made.get(number) or part.bytes(size) or 0 for number, part in enumerate(layout.parts)]
     if layout.table == "none":
-        return whole(root.size or size, identity, least=layout.size, multiple=layout.multiple)
-    wanted = [Wanted(part.kind, NAMES.get(part.kind, part.kind), part.size or size, part.grow) for part in layout.parts]
+        return whole(sizes[0], identity, least=layout.size, multiple=layout.multiple)
+    wanted = [
+        Wanted(kind := table_kind(part), NAMES.get(kind, kind), size, part.grow)
+        for part, size in zip(layout.parts, sizes, strict=True)
+    ]
     return arrange(wanted, identity, least=layout.size, multiple=layout.multiple)
 
 
@@ -49,8 +59,12 @@ def compose(finished: Finished, layout: Layout, table: Table, architecture: str,
         for number, place in enumerate(table.partitions):
             if (source := finished.part(number)) is not None:
                 _copy_sparse(source, disk.fileno(), place.offset)
-    root = next(place for place in table.partitions if place.kind == "root")
-    return Disk(frame, (Piece(finished.filesystem, root.offset, root.size),))
+    blocks = (
+        Piece(finished.filesystem, place.offset, place.size)
+        for number, place in enumerate(table.partitions)
+        if place.kind == "root" and finished.part(number) is None
+    )
+    return Disk(frame, tuple(blocks))
 
 
 def _head_and_tail(finished: Finished, layout: Layout, table: Table, architecture: str) -> list[tuple[int, bytes]]:

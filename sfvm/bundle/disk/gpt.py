@@ -26,6 +26,9 @@ TYPES = {
     "esp": uuid.UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b"),
     "swap": uuid.UUID("0657fd6d-a4ab-43c4-84e5-0933c84b4f4f"),
     "data": LINUX,
+    "boot": uuid.UUID("bc13c2ff-59e6-4262-a352-b275fd6f7172"),
+    "lvm": uuid.UUID("e6d6d379-f507-44c2-a23c-238f2a3df928"),
+    "raid": uuid.UUID("a19d880f-05fc-4d3b-a006-743f0f84911e"),
 }
 """By the kind of a part; those of a root depend on the architecture."""
 GROW_FILE_SYSTEM = 1 << 59

@@ -10,6 +10,7 @@ import re
 import shlex
 import struct
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sfvm.bundle.disk.layout import Layout
@@ -25,7 +26,8 @@ SECTOR = 512
 BIOS, UEFI = "i386-pc", "x86_64-efi"
 
 _MODULES = (
-    "normal boot linux configfile search search_fs_uuid part_gpt part_msdos ext2 xfs btrfs fat echo test true ls cat "
+    "normal boot linux configfile search search_fs_uuid part_gpt part_msdos ext2 xfs btrfs f2fs fat lvm mdraid1x echo "
+    "test true ls cat "
     "serial terminal minicmd reboot halt loadenv gzio all_video"
 )
 MODULES = {BIOS: f"biosdisk {_MODULES}", UEFI: _MODULES}
@@ -53,9 +55,17 @@ def place_core(core: bytes, core_sector: int, room: int) -> bytes:
     return bytes(placed)
 
 
-def early_configuration(root_uuid: str) -> str:
-    """What GRUB runs first, embedded in its images: find the root filesystem, go on with its grub.cfg."""
-    return f"search.fs_uuid {root_uuid} root\nset prefix=($root)/boot/grub\n"
+@dataclass(frozen=True)
+class Home:
+    """Where GRUB finds what is in the guest's /boot: *directory* of the filesystem *uuid*."""
+
+    uuid: str
+    directory: str = "/boot"
+
+
+def early_configuration(home: Home) -> str:
+    """What GRUB runs first, embedded in its images: find its filesystem, go on with its grub.cfg."""
+    return f"search.fs_uuid {home.uuid} root\nset prefix=($root){home.directory}/grub\n"
 
 
 def kernels(names: Iterable[str]) -> tuple[str, ...]:
@@ -85,9 +95,9 @@ def arguments(consoles: Sequence[str], more: str = "") -> str:
 
 
 def configuration(
-    root_uuid: str, boot: Sequence[str], title: str, consoles: Sequence[str], more: str, timeout: int
+    home: Home, boot: Sequence[str], title: str, consoles: Sequence[str], words: str, timeout: int
 ) -> str:
-    """grub.cfg for the kernels in /boot, whose file names are *boot*."""
+    """grub.cfg for the kernels in /boot, which is at *home* and has the files *boot*; *words* are their arguments."""
     lines = ["# Made by sfvm; update-grub replaces it.", f"set timeout={timeout}", "set default=0"]
     if any(name.startswith("ttyS") for name in consoles):
         lines += [
@@ -100,11 +110,11 @@ def configuration(
     for version in kernels(boot):
         lines += [
             f"menuentry '{quoted}, Linux {version}' {{",
-            f"  search.fs_uuid {root_uuid} root",
-            f"  linux /boot/vmlinuz-{version} root=UUID={root_uuid} ro {arguments(consoles, more)}",
+            f"  search.fs_uuid {home.uuid} root",
+            f"  linux {home.directory}/vmlinuz-{version} {words}",
         ]
         if (found := initrd(version, boot)) is not None:
-            lines.append(f"  initrd /boot/{found}")
+            lines.append(f"  initrd {home.directory}/{found}")
         lines.append("}")
     return "\n".join(lines) + "\n"
 

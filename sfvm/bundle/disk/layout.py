@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,8 @@ from sfvm.errors import Place
 
 MIB = 1 << 20
 BIOS_BOOT_SIZE = MIB
+CONTAINERS = ("lvm", "raid")
+"""Kinds of parts that other parts are in."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,15 @@ class Boot:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the disk.
+    """A part of the disk, or of a container.
 
-    *kind* is ``root``, ``esp``, ``bios-boot``, ``swap`` or ``data``; *size* is in bytes, None for a root that is as
-    large as the node; *filesystem* "" is a root as the node has it. *mount* is where the part is in the guest; *grow*
-    marks a root that takes its whole partition when it is mounted.
+    *kind* is ``root``, ``esp``, ``bios-boot``, ``swap`` or ``data``, or one of :data:`CONTAINERS`, which have *parts*;
+    a ``raid`` without parts is the other half of the one before. *size* is in bytes, with *unit* ``more`` so many
+    bytes more than what is on it needs, with ``percent`` hundredths of the node's size; None is what follows from
+    the content: a root as large as the node, an ESP as large as its loader needs, all that is left of a container.
+    *filesystem* "" is a root as the node has it. *mount* is where the part is in the guest; *grow* marks a root that
+    takes its whole partition when it is mounted; *subvolumes* are btrfs's, by their paths. *name* is that of an LVM
+    volume or group; *pool* that of the thin pool in a group.
     """
 
     kind: str
@@ -38,7 +44,35 @@ class Part:
     mount: str = ""
     options: str = "defaults"
     grow: bool = False
+    unit: str = "bytes"
+    subvolumes: tuple[str, ...] = ()
+    name: str = ""
+    pool: str = ""
+    parts: tuple[Part, ...] = ()
     place: Place | None = field(default=None, compare=False)
+
+    def bytes(self, node: int) -> int | None:
+        """The size, for a node of *node* bytes; None where it is known only when the part is made."""
+        match self.unit:
+            case "percent":
+                return -(-node * (self.size or 0) // 100 // MIB) * MIB
+            case "more":
+                return None
+        return node if self.size is None and self.kind == "root" else self.size
+
+    def walk(self) -> Iterator[Part]:
+        """This part and what is in it."""
+        yield self
+        for part in self.parts:
+            yield from part.walk()
+
+    def inputs(self) -> Mapping[str, Any]:
+        """Everything that makes a difference, for JSON."""
+        plain = {"kind": self.kind, "size": self.size, "filesystem": self.filesystem, "mount": self.mount,
+                 "options": self.options, "grow": self.grow}  # fmt: skip
+        more = {"unit": self.unit, "subvolumes": list(self.subvolumes), "name": self.name, "pool": self.pool,
+                "parts": [part.inputs() for part in self.parts]}  # fmt: skip
+        return {**plain, **{name: value for name, value in more.items() if value and value != "bytes"}}
 
 
 @dataclass(frozen=True)
@@ -54,22 +88,26 @@ class Layout:
     place: Place | None = field(default=None, compare=False)
 
     def part(self, kind: str) -> Part | None:
-        """The part of a kind that there is one of."""
+        """The partition of a kind that there is one of."""
         return next((part for part in self.parts if part.kind == kind), None)
+
+    def walk(self) -> Iterator[Part]:
+        """All parts, also those in containers."""
+        for part in self.parts:
+            yield from part.walk()
 
     @property
     def root(self) -> Part:
-        found = self.part("root")
-        assert found is not None  # the schema wants it
-        return found
+        return next(part for part in self.walk() if part.kind == "root")  # the schema wants one
+
+    @property
+    def boot_part(self) -> Part | None:
+        """The part that the guest's /boot is on, if it has one of its own."""
+        return next((part for part in self.walk() if part.kind == "data" and part.mount == "/boot"), None)
 
     def inputs(self) -> Mapping[str, Any]:
         """Everything that makes a difference, for JSON."""
-        parts = [
-            {"kind": part.kind, "size": part.size, "filesystem": part.filesystem, "mount": part.mount,
-             "options": part.options, "grow": part.grow}
-            for part in self.parts
-        ]  # fmt: skip
+        parts = [part.inputs() for part in self.parts]
         boot = {"loader": self.boot.loader, "consoles": list(self.boot.consoles), "arguments": self.boot.arguments,
                 "timeout": self.boot.timeout}  # fmt: skip
         return {"table": self.table, "parts": parts, "boot": boot, "size": self.size, "multiple": self.multiple}

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from sfvm.bundle.disk import grub
+from sfvm.bundle.disk import efi, grub
 from sfvm.bundle.disk.layout import Layout
 from sfvm.bundle.finished import BOOT_IMAGE, CORE_IMAGE, part_file
 from sfvm.errors import BundleError
@@ -21,35 +21,45 @@ MODULES = Path("/usr/lib/grub")
 """GRUB's own directory, with one for each platform."""
 
 
-def make(layout: Layout, root_uuid: str, esp: str, epoch: int, directory: Path) -> None:
-    """What a disk of *layout* boots by, as files of *directory* (see :class:`sfvm.bundle.finished.Finished`). *esp* is
-    the identifier of the EFI system partition, eight hexadecimal digits, *epoch* the time of its files, in seconds.
+def make(
+    layout: Layout, home: grub.Home, esp: str, epoch: int, directory: Path, system: efi.System | None = None
+) -> None:
+    """What a disk of *layout* boots by, as files of *directory* (see :class:`sfvm.bundle.finished.Finished`). GRUB's
+    files are at *home*, *esp* is the identifier of the EFI system partition, eight hexadecimal digits, *epoch* the
+    time of its files, in seconds; *system* is what a loader starts that can read nothing else.
 
     :raises BundleError: a program or a file of GRUB's is missing on the host, or fails
     """
     with tempfile.TemporaryDirectory(dir=directory) as name:
         work = Path(name)
         early, tree = work / "early.cfg", work / "esp"
-        early.write_text(grub.early_configuration(root_uuid), encoding="ascii")
+        early.write_text(grub.early_configuration(home), encoding="ascii")
         images = {grub.BIOS: directory / CORE_IMAGE, grub.UEFI: tree / "EFI" / "BOOT" / "BOOTX64.EFI"}
         tree.mkdir()
         for platform in grub.platforms(layout):
             images[platform].parent.mkdir(parents=True, exist_ok=True)
             run(epoch, MKIMAGE, *grub.mkimage(platform, early, images[platform]))
+        if system is not None:
+            efi.tree(layout, system, tree)
         if grub.BIOS in grub.platforms(layout):
             (directory / BOOT_IMAGE).write_bytes(_boot_image())
         for number, part in enumerate(layout.parts):
             if part.kind == "esp":
-                _esp(part_file(directory, number), part.size or 0, esp, tree, epoch)
+                _esp(part_file(directory, number), efi.size_of(part, tree), esp, tree, epoch)
 
 
 def _esp(target: Path, size: int, identifier: str, tree: Path, epoch: int) -> None:
-    """An EFI system partition with the files of *tree*."""
+    """An EFI system partition with the files of *tree*: in the order of their names, not in that of the host."""
     with target.open("xb") as file:
         file.truncate(size)
-    run(epoch, ("mkfs.vfat",), "-F", "32", "-n", "ESP", "-i", identifier, target)
-    if content := list(tree.iterdir()):
-        run(epoch, ("mcopy",), "-s", "-i", target, *content, "::")
+    # Before dosfstools 4.3 nothing but --invariant keeps the time out; what follows it holds all the same.
+    run(epoch, ("mkfs.vfat",), "--invariant", "-F", "32", "-n", "ESP", "-i", identifier, target)
+    directories = sorted(path for path in tree.rglob("*") if path.is_dir())
+    if directories:
+        run(epoch, ("mmd",), "-i", target, *(f"::{path.relative_to(tree)}" for path in directories))
+    for directory in directories:
+        if files := sorted(path for path in directory.iterdir() if path.is_file()):
+            run(epoch, ("mcopy",), "-i", target, *files, f"::{directory.relative_to(tree)}")
 
 
 def _boot_image() -> bytes:

@@ -7,8 +7,9 @@ import struct
 from sfvm.bundle.disk.partitions import SECTOR, Partition, Table
 
 BOOT_CODE = 440
-TYPES = {"root": 0x83, "data": 0x83, "swap": 0x82, "esp": 0xEF}
-"""By the kind of a part (UEFI Specification 2.10, 5.2.2, for the last one)."""
+TYPES = {"root": 0x83, "data": 0x83, "boot": 0x83, "swap": 0x82, "esp": 0xEF, "lvm": 0x8E, "raid": 0xFD}
+"""By the kind of a part (UEFI Specification 2.10, 5.2.2, for the ESP; ``sfdisk --label dos --list-types``)."""
+ACTIVE = ("root", "lvm", "raid")
 GAP_SECTOR = 1
 """GRUB's core image lies between the record and the first partition (GRUB manual, BIOS installation)."""
 MOST_SECTORS = 0xFFFFFFFF
@@ -20,7 +21,7 @@ def gap(table: Table) -> int:
 
 
 def head(table: Table, boot_code: bytes = b"") -> bytes:
-    """The first sector. The root is marked active: some firmware boots nothing else.
+    """The first sector. What the root is on is marked active: some firmware boots nothing else.
 
     :raises ValueError: what an MBR cannot say
     """
@@ -41,7 +42,7 @@ def _record(partition: Partition) -> bytes:
     """CHS addresses say "see the sectors" (as sfdisk writes them beyond 8 GB)."""
     return struct.pack(
         "<B3sB3sII",
-        0x80 if partition.kind == "root" else 0,
+        0x80 if partition.kind in ACTIVE else 0,
         b"\xfe\xff\xff",
         TYPES[partition.kind],
         b"\xfe\xff\xff",

@@ -54,11 +54,16 @@ def arrange(wanted: Sequence[Wanted], identity: uuid.UUID, *, least: int = 0, mu
     partitions = []
     for number, part in enumerate(wanted):
         size = _up(part.size, ALIGNMENT)
-        unique = uuid.uuid5(identity, f"partition {number}")
+        unique = partition_id(identity, number)
         partitions.append(Partition(part.kind, part.name, unique, offset, size, part.grow))
         offset += size
     size = _up(max(offset + ALIGNMENT, least), multiple)
     return Table(identity, tuple(partitions), size)
+
+
+def partition_id(identity: uuid.UUID, number: int) -> uuid.UUID:
+    """The identifier of the partition *number*, from 0, of the disk *identity*."""
+    return uuid.uuid5(identity, f"partition {number}")
 
 
 def whole(size: int, identity: uuid.UUID, *, least: int = 0, multiple: int = SECTOR) -> Table:

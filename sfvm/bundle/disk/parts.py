@@ -1,57 +1,181 @@
-"""What stands on the partitions beside the root: scripts for the appliance, each part being a drive of its own."""
+"""What stands on the parts that are made in the appliance: scripts for it, each partition being a drive of its own."""
 
 from __future__ import annotations
 
 import shlex
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
-from sfvm.bundle.disk.layout import Layout, Part
+from sfvm.bundle.disk import containers
+from sfvm.bundle.disk.filesystems import TYPES
+from sfvm.bundle.disk.layout import CONTAINERS, MIB, Layout, Part
+from sfvm.errors import BundleError
 
-
-def content(part: Part) -> bool:
-    """Whether the appliance makes what is on this part."""
-    return part.kind in ("swap", "data")
-
-
-def identifier(part: Part, unique: uuid.UUID) -> str:
-    """What ``UUID=`` in fstab(5) names the part by: for FAT it is short."""
-    return f"{unique.hex[:4]}-{unique.hex[4:8]}".upper() if part.filesystem == "vfat" else str(unique)
-
-
-def parts_script(layout: Layout, devices: Mapping[int, str], unique: uuid.UUID, work: str) -> list[str]:
-    """Lines that make the parts of *layout* on *devices* (by number); the guest's files are in /sysroot, and what is
-    below a part's mount point goes there. Identifiers follow from *unique*, as :func:`identifier` has them."""
-    script = []
-    # The deepest first: what is on /srv/www has gone when /srv is looked at.
-    for number in sorted(devices, key=lambda number: layout.parts[number].mount, reverse=True):
-        part, device = layout.parts[number], devices[number]
-        script += _make(part, device, uuid.uuid5(unique, str(number)))
-        if part.mount.startswith("/"):
-            script += _move(part, device, f"{work}/part-{number}")
-        script.append(f"sync {device}")
-    return script
-
-
-def _make(part: Part, device: str, unique: uuid.UUID) -> list[str]:
-    name = identifier(part, unique)
-    if part.filesystem == "vfat":
-        return [f"mkfs.vfat -F 32 -i {name.replace('-', '')} {device} >/dev/null"]
-    return {
-        "swap": [f"mkswap -q -U {name} {device} >/dev/null"],
-        "ext4": [f"mke2fs -q -t ext4 -F -U {name} -O ^metadata_csum_seed,^orphan_file {device} 2>/dev/null || "
-                 f"mke2fs -q -t ext4 -F -U {name} {device}"],
-        "xfs": [f"mkfs.xfs -q -f -m uuid={name} {device}"],
-        "btrfs": [f"mkfs.btrfs -q -f -U {name} {device}"],
-    }[part.filesystem]  # fmt: skip
+PRELUDE = r"""
+[ ! -d /sysroot/dev ] || [ -L /sysroot/dev ] || mount --rbind /dev /sysroot/dev
+guest() {  # what the guest's own mkfs makes is what its kernel can read
+    [ -x "/sysroot/usr/sbin/$1" ] && chroot /sysroot "/usr/sbin/$1" "${@:2}" 2>/dev/null
+}
+own() {  # a symlink could lead out of the guest
+    [ "$(realpath "$1")" = "$1" ] && return
+    echo "${1#/sysroot} of the guest is a symlink, or below one: nothing can be mounted there" >&2
+    exit 1
+}
+small() { echo "small $number $1"; exit 0; }
+driver() {
+    modprobe -q "$1" || grep -qw "$1" /proc/filesystems || { echo "driver $number $1"; exit 0; }
+}
+used() { du --summarize --one-file-system --block-size=1 "$1" | cut -f1; }
+up() { echo $((($1 + 1048575) / 1048576 * 1048576)); }
+copy() {
+    cp -a --one-file-system "$1/." "$2/" 2>"$work/errors" && sync --file-system "$2" && return
+    grep -q 'No space left' "$work/errors" && small $((size + size / 4))
+    head -n 5 "$work/errors" >&2
+    exit 1
+}
+"""
+"""What the lines of the parts use; ``number`` is the part's."""
 
 
-def _move(part: Part, device: str, point: str) -> list[str]:
-    source = shlex.quote(f"/sysroot{part.mount}")
-    return [
-        f"mkdir -p {point}",
-        f"mount -t {part.filesystem} {device} {point}",
-        f"cp -a --one-file-system {source}/. {point}/",
-        f"find {source} -xdev -mindepth 1 -delete",
-        f"umount {point}",
+@dataclass(frozen=True)
+class Volume:
+    """A part that has a filesystem or is swap: its *number* (``2``, or ``2.0`` in a container), the *device* that it is
+    in the appliance, and the one that the guest knows it by, if not by its UUID."""
+
+    part: Part
+    number: str
+    device: str
+    name: str = ""
+
+
+def made(part: Part, node: int, filesystem: str) -> bool:
+    """Whether the appliance makes this partition: all but those that the host makes, and a root that is the node's
+    filesystem as it is. *node* is its size in bytes, *filesystem* its type."""
+    if part.kind != "root":
+        return part.kind in ("swap", "data", *CONTAINERS)
+    size = part.bytes(node)
+    return part.filesystem not in ("", filesystem) or bool(part.subvolumes) or size is None or size < node
+
+
+def table_kind(part: Part) -> str:
+    """The kind of partition that *part* is in a partition table."""
+    return "boot" if part.kind == "data" and part.mount == "/boot" else part.kind
+
+
+def volumes(layout: Layout, devices: Mapping[int, str]) -> Iterator[Volume]:
+    """The volumes on the partitions *devices* (by number), also those in containers."""
+    for number, device in devices.items():
+        part = layout.parts[number]
+        if part.kind not in CONTAINERS:
+            yield Volume(part, str(number), device)
+        for inner, child in enumerate(part.parts):
+            path, name = containers.device(part, number, child)
+            yield Volume(child, f"{number}.{inner}", path, name)
+
+
+def identifier(volume: Volume, unique: uuid.UUID) -> str:
+    """What ``UUID=`` in fstab(5) names the volume by: for FAT it is short. "" where a filesystem has none."""
+    own = uuid.uuid5(unique, volume.number)
+    kind = volume.part.filesystem
+    if kind == "vfat":
+        return f"{own.hex[:4]}-{own.hex[4:8]}".upper()
+    return "" if kind in TYPES and not TYPES[kind].uuid else str(own)
+
+
+def parts_script(layout: Layout, devices: Mapping[int, str], unique: uuid.UUID, work: str, kind: str, node: int) -> str:
+    """A script that makes the parts of *layout* on *devices* (by number). The guest's files are in /sysroot, and what
+    is below a part's mount point goes there. Identifiers follow from *unique*; *kind* and *node* are type and size, in
+    bytes, of the node's filesystem. It prints what :func:`sizes` reads."""
+    lines = [f"work={work}", "mkdir -p $work", PRELUDE, *containers.opening(layout, devices, unique, node)]
+    # The deepest first: what is on /srv/www has gone when /srv is looked at; the root gets what is left.
+    found = sorted(volumes(layout, devices), key=lambda volume: volume.part.mount, reverse=True)
+    for volume in found:
+        lines += _volume(volume, identifier(volume, unique), kind, node)
+    return "\n".join([*lines, *containers.closing(layout, devices), *(f"sync {path}" for path in devices.values())])
+
+
+def sizes(said: str, layout: Layout) -> dict[int, int]:
+    """The sizes in bytes of those partitions, by number, that are as large as their content wants.
+
+    :raises BundleError: a part is too small for what is to be on it
+    """
+    found = {}
+    for line in said.splitlines():
+        match line.split():
+            case ["size", number, size]:
+                found[int(number)] = int(size)
+            case ["small", number, need]:
+                part, least = _numbered(layout, number), -(-int(need) // MIB)
+                raise BundleError(
+                    f"the part for {part.mount} is too small",
+                    place=part.place,
+                    why=f"what is to be on it needs about {least} MiB",
+                    hint=f'size="{least}M" or more, or size="+100M": what it needs and 100 MiB more',
+                )
+            case ["driver", number, module]:
+                raise BundleError(
+                    f"the helper VM's kernel has no {module}",
+                    place=_numbered(layout, number).place,
+                    why="its kernel is this machine's, if users may read that, else a small one",
+                    hint="install a kernel that has it where sfvm runs: linux-image-amd64, /boot/vmlinuz-* readable",
+                )
+    return found
+
+
+def _numbered(layout: Layout, number: str) -> Part:
+    """The part that a :class:`Volume` calls *number*."""
+    outer, _, inner = number.partition(".")
+    part = layout.parts[int(outer)]
+    return part.parts[int(inner)] if inner else part
+
+
+def _volume(volume: Volume, name: str, node_kind: str, node: int) -> list[str]:
+    part, point = volume.part, f"$work/part-{volume.number}"
+    lines = [f"number={volume.number} device={volume.device} uuid={name}"]
+    if part.kind == "swap":
+        return [*lines, "mkswap -q -U $uuid $device >/dev/null"]
+    kind = TYPES[part.filesystem or node_kind]
+    lines += [
+        f"source={shlex.quote(f'/sysroot{part.mount}'.rstrip('/')) if part.mount.startswith('/') else ''}",
+        'used=0; [ -z "$source" ] || { own "$source"; used=$(used "$source"); }',
     ]
+    if kind.readonly:
+        return [*lines, *_image(part, kind.make, kind.measure)]
+    if part.unit == "more":
+        lines.append(f"size=$(up $((used + used * {kind.percent} / 100 + {kind.margin} + {part.size or 0})))")
+        lines.append(f"[ $size -ge {kind.least} ] || size={kind.least}")
+        lines.append("echo size $number $size")
+    else:
+        lines += ["size=$(blockdev --getsize64 $device)", "[ $used -lt $size ] || small $((used + used / 4))"]
+    lines.append(kind.make)
+    if part.mount.startswith("/"):
+        lines += [
+            f"driver {kind.module}",
+            f"mkdir -p {point}",
+            f"mount -t {part.filesystem or node_kind} $device {point}",
+        ]
+        for path in part.subvolumes:
+            inside = shlex.quote(path.lstrip("/"))
+            lines += [f"mkdir -p $(dirname {point}/{inside})", f"btrfs subvolume create {point}/{inside} >/dev/null"]
+        lines += [f'copy "$source" {point}', f"umount {point}"]
+        if part.mount != "/":
+            lines.append('find "$source" -xdev -mindepth 1 -delete')
+    return lines
+
+
+def _image(part: Part, make: str, measure: str) -> list[str]:
+    """A read-only image. POSIX ACLs, which mksquashfs does not store, must not get lost in silence."""
+    lines = []
+    if part.filesystem == "squashfs":
+        lines.append(
+            'acls=$(getfacl -R -s -p -n "$source" 2>/dev/null | grep -m 1 "^# file:" || :)\n'
+            '[ -z "$acls" ] || { echo "squashfs has no ACLs, and there are some: $acls" >&2; exit 1; }'
+        )
+    if part.unit == "more":
+        lines += [make, f"size=$(up $({measure}))", f"echo size $number $((size + {part.size or 0}))"]
+    else:
+        lines.append(f"{make} || small $((used / 2))")
+    if part.mount not in ("", "/"):
+        lines.append('find "$source" -xdev -mindepth 1 -delete')
+    return lines

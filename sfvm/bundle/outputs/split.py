@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from sfvm.bundle.outputs._files import matching
-from sfvm.bundle.outputs.layout import parse_size
+from sfvm.bundle.outputs._parts import parse_size
 from sfvm.bundle.stage import Stage
 from sfvm.document import Element
 from sfvm.errors import Place
