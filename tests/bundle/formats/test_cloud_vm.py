@@ -87,6 +87,6 @@ def test_the_disk_becomes_an_ami(bundled: Project) -> None:
         server.stop()
 
 
-def test_all_formats_leave_out_what_needs_keys(bundled: Project) -> None:
+def test_what_needs_keys_asks_for_them(bundled: Project) -> None:
     done = bundled.sfvm("bundle", "busybox", "ami-instance-store", "--output", "more", status=1)
     assert "--set user=" in done.stderr

@@ -13,10 +13,14 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
+from sfvm.bundle import Bundler
 from sfvm.bundle.disk.disk import Disk
 from sfvm.bundle.format import Unfit, every, expand, request
 from sfvm.bundle.stage import Stage
+from sfvm.config import Settings
 from sfvm.errors import BundleError
+from sfvm.events import BundleSkipped, Event
+from sfvm.repository import Repository
 from tests.peers.tools import tool
 
 MIB = 1 << 20
@@ -175,10 +179,15 @@ def test_a_disk_above_ten_gibibytes_is_refused(make: Make, tmp_path: Path, monke
         make(b"x" * (MIB + 512))
 
 
-def test_params_without_a_value_are_asked_for_and_leave_a_format_out_of_all() -> None:
+def test_params_without_a_value_are_asked_for(tmp_path: Path, settings: Settings) -> None:
+    told: list[Event] = []
+    bundler = Bundler(tmp_path, Repository(settings.repository), settings, told.append, lambda directory: None)
     with pytest.raises(Unfit, match="--set user="):
-        expand(request("ami-instance-store", {}), "web", FACTS)
-    assert any(wanted.format.name == "ami-instance-store" and wanted.optional for wanted in every({}))
+        bundler.jobs("web", "0" * 64, FACTS, [request("ami-instance-store", {})])
+    assert bundler.jobs("web", "0" * 64, FACTS, every({}))  # of all formats it is left out
+    assert [(event.format, event.reason) for event in told if isinstance(event, BundleSkipped)] == [
+        ("ami-instance-store", "it needs --set user=…")
+    ]
 
 
 def test_a_paravirtual_image_is_the_filesystem_alone(keys: Path) -> None:
