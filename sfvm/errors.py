@@ -107,6 +107,10 @@ class BundleError(SfvmError):
     """A node cannot be bundled with a format."""
 
 
+class PublishError(SfvmError):
+    """A bundle cannot be put on a platform."""
+
+
 class Interrupted(SfvmError):
     """The user pressed Ctrl-C or the process was asked to end (exit status 128 + signal number)."""
 

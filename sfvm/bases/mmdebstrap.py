@@ -18,6 +18,9 @@ from sfvm.verbs import JSON
 NAMES = r"[A-Za-z0-9][A-Za-z0-9.+_:/=~-]*"
 """Of suites, components and packages: none looks like an option or makes two of the lists on a command line."""
 
+MERGED_USR = "/usr/share/mmdebstrap/hooks/maybe-merged-usr"
+"""mmdebstrap's own hooks; they do nothing for suites that have no usr-is-merged."""
+
 
 @dataclass(frozen=True)
 class Mmdebstrap:
@@ -32,7 +35,7 @@ class Mmdebstrap:
     """
 
     element: ClassVar[str] = "mmdebstrap"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     schema: ClassVar[str] = """
     <element name="mmdebstrap">
       <attribute name="suite"><ref name="word"/></attribute>
@@ -110,6 +113,9 @@ class Mmdebstrap:
             f"--components={','.join(self.components)}",
             # The filesystem is new; its lost+found would make mmdebstrap think otherwise.
             "--skip=check/empty",
+            # As debootstrap does where the suite wants a merged /usr: symlinks first, and the empty package
+            # usr-is-merged. Else apt chooses usrmerge, which comes with all of perl and moves every file.
+            f"--hook-dir={MERGED_USR}",
             # The overlay is synced once, when it is sealed.
             "--dpkgopt=force-unsafe-io",
             '--aptopt=Acquire::Languages "none"',

@@ -25,6 +25,16 @@ FIRMWARE = (
 )
 """UEFI firmware (code, variables) where Debian and Fedora install it."""
 
+SCSI_DISK = "scsi-hd,drive=disk,bootindex=1"
+CONTROLLERS = {
+    "virtio": ("virtio-blk-pci,drive=disk,bootindex=1",),
+    "virtio-scsi": ("virtio-scsi-pci", SCSI_DISK),
+    "pvscsi": ("pvscsi", SCSI_DISK),
+    "nvme": ("nvme,drive=disk,serial=sfvm,bootindex=1",),
+    "ahci": ("ide-hd,drive=disk,bootindex=1",),
+}
+"""How platforms attach a disk, as QEMU's devices: KVM; Google and Proxmox; VMware; Amazon; VirtualBox."""
+
 DEAD_ENDS = (
     "Kernel panic - not syncing",
     "grub rescue>",
@@ -47,18 +57,21 @@ def boot(
     memory: int = 1024,
     profile: Profile = TCG,
     format_: str | None = None,
+    controller: str = "virtio",
+    nic: str = "virtio-net-pci",
     log: Callable[[str], None] = lambda text: None,
 ) -> str:
     """Boot *disk* with *firmware* (``bios`` or ``uefi``) until the serial console has shown every text of *until*;
     return all it has shown, without escape sequences. *deadline* is seconds, *memory* MiB; *format_* is QEMU's name of
-    the image's format, known from the suffix where that is ``.qcow2``, else raw. *log* gets the console as it comes.
+    the image's format, known from the suffix where that is ``.qcow2``, else raw. *controller* is one of
+    :data:`CONTROLLERS`, *nic* a network device of QEMU's. *log* gets the console as it comes.
 
     :raises SfvmError: not all was shown in time, QEMU ended, or the guest gave up; the last lines are in the error
     """
     format_ = format_ or (disk.suffix.removeprefix(".") if disk.suffix in (".qcow2", ".vmdk", ".vhdx") else "raw")
     end = time.monotonic() + deadline
     text = ""
-    with _running(disk, format_, firmware, memory, profile) as (process, errors):
+    with _running(disk, format_, firmware, memory, profile, controller, nic) as (process, errors):
         assert process.stdout is not None
         output = process.stdout.fileno()
         while missing := [wanted for wanted in until if wanted not in text]:
@@ -86,7 +99,13 @@ def plain(text: str) -> str:
 
 
 def command(
-    disk: Path, format_: str, memory: int, profile: Profile, firmware: tuple[Path, Path] | None
+    disk: Path,
+    format_: str,
+    memory: int,
+    profile: Profile,
+    firmware: tuple[Path, Path] | None,
+    controller: str = "virtio",
+    nic: str = "virtio-net-pci",
 ) -> tuple[str, ...]:
     """QEMU's command line: serial console on stdin and stdout, changes to the disk thrown away. *firmware* is UEFI's
     code and a private copy of its variables."""
@@ -96,25 +115,32 @@ def command(
         for options, path in zip(pflash, firmware or (), strict=False)
         for word in ("-drive", f"if=pflash,{options},file={_value(path)}")
     ]
+    devices = [word for device in CONTROLLERS[controller] for word in ("-device", device)]
     return (
         "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-vga", "std",
         "-machine", f"q35,accel={profile.name}", "-cpu", profile.cpu() or "max", "-smp", "2", "-m", str(memory),
         "-serial", "stdio", *flash,
         "-drive", f"file={_value(disk.absolute())},format={format_},if=none,id=disk,snapshot=on,cache=unsafe",
-        "-device", "virtio-blk-pci,drive=disk,bootindex=1",
-        "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=",
+        *devices,
+        "-netdev", "user,id=net", "-device", f"{nic},netdev=net,romfile=",
         "-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng",
     )  # fmt: skip
 
 
 @contextmanager
 def _running(
-    disk: Path, format_: str, firmware: str, memory: int, profile: Profile
+    disk: Path, format_: str, firmware: str, memory: int, profile: Profile, controller: str, nic: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
     """QEMU with the disk, killed at the end (by the kernel, too, when this process is killed)."""
     with tempfile.TemporaryDirectory(prefix="sfvm-boot-") as directory, tempfile.TemporaryFile() as errors:
         flash = _uefi(Path(directory)) if firmware == UEFI else None
-        words = ["setpriv", "--pdeathsig", "KILL", "--", *command(disk, format_, memory, profile, flash)]
+        words = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "--",
+            *command(disk, format_, memory, profile, flash, controller, nic),
+        ]
         process = subprocess.Popen(
             words,
             stdin=subprocess.PIPE,

@@ -75,7 +75,13 @@ class Bundler:
         """
         groups: dict[Layout | None, list[Recipe]] = {}
         for wanted in requests:
-            recipe = expand(wanted, name, facts)
+            try:
+                recipe = expand(wanted, name, facts)
+            except Unfit as error:
+                if not wanted.optional:
+                    raise
+                self.listener(BundleSkipped(name, wanted.format.name, error.why or error.what))
+                continue
             self._require_free(self.target(name, recipe))
             groups.setdefault(recipe.layout, []).append(recipe)
         todo = [_Group(self, name, key, layout, tuple(recipes)) for layout, recipes in groups.items()]
@@ -209,9 +215,9 @@ class _Group:
         """Make the archive of the node's files, below *work*."""
         self._tell("archiving")
         with phase(shop.listener, self.name, "archiving"):
-            found = tree(self.name, manifest, work, "kernel" in self._needs, shop)
+            found = tree(self.name, manifest, work, self._needs, shop)
         facts = {"disk": 0, "root_uuid": "", "arguments": "", "kernel": found.kernel.version if found.kernel else ""}
-        made = _Made(None, found.archive, found.vmlinuz, found.initrd, found.overlay, facts=facts)
+        made = _Made(None, found.archive, found.vmlinuz, found.initrd, found.overlay, found.layers, facts)
         return self._fitting(manifest, found.kernel), made
 
     @staticmethod

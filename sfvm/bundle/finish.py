@@ -31,6 +31,8 @@ from sfvm.bundle.finished import (
     kept,
     part_file,
 )
+from sfvm.bundle.layers import Layering
+from sfvm.bundle.packing import tar_script
 from sfvm.bundle.sysprep import fstab, sysprep
 from sfvm.cancellation import Cancellation
 from sfvm.config import Settings
@@ -297,13 +299,13 @@ class Tree:
     kernel: kernels.Kernel | None
     vmlinuz: Path | None
     initrd: Path | None
+    layers: tuple[Path, ...] = ()
 
 
-def tree(name: str, manifest: Manifest, work: Path, kernel: bool, shop: Workshop) -> Tree:
-    """Make the archive of a node, below *work*.
+def tree(name: str, manifest: Manifest, work: Path, needs: frozenset[str], shop: Workshop) -> Tree:
+    """Make the archive of a node, below *work*, and what it *needs* beside (see :class:`sfvm.bundle.stage.Output`).
 
-    GNU tar writes the users of ACLs by name where it can, so it runs where no number has one. It writes to a raw drive
-    as large as the node could need; the byte count says where the archive ends.
+    It is written to a raw drive as large as the node could need; the byte count says where the archive ends.
 
     :raises Cancelled: the workshop is to stop
     """
@@ -312,29 +314,25 @@ def tree(name: str, manifest: Manifest, work: Path, kernel: bool, shop: Workshop
     with stream.open("xb") as file:
         file.truncate(manifest.disk * 2 + TAR_MARGIN)  # sparse; tar adds a header to every file
     known = None
-    with shop.running([Drive(overlay), Drive(stream, "raw")], name) as appliance:
+    layering = Layering(manifest, work, shop.repository, shop.stop) if "layers" in needs else None
+    counts: tuple[int, ...] = ()
+    drives = [Drive(overlay), Drive(stream, "raw"), *(layering.drives() if layering else ())]
+    with shop.running(drives, name) as appliance:
+        if layering:
+            counts = layering.pack(appliance, 2)
         appliance.mount()
         sysprep(appliance.guest)
-        if kernel:
+        if "kernel" in needs:
             known = _kernel(appliance, appliance.guest.names("/boot"), work)
-        count = appliance.run(_tar_script(appliance.device(1)))
+        count = appliance.run(tar_script(appliance.device(1), epoch(manifest)))
+        if layering:
+            counts = layering.finish(appliance, 2, counts, epoch(manifest))
         appliance.unmount()
     with stream.open("r+b") as file:
         file.truncate(int(count))
     initrd = work / INITRD if (work / INITRD).exists() else None
-    return Tree(stream, overlay, known, work / VMLINUZ if known else None, initrd)
-
-
-def _tar_script(device: str) -> str:
-    return (
-        "for names in passwd group; do\n  : >>/etc/$names\n  mount --bind /dev/null /etc/$names\ndone\n"
-        "set -o pipefail\n"
-        "tar --create --directory=/sysroot --numeric-owner --sort=name --one-file-system "
-        "--xattrs --xattrs-include='*' --acls --exclude=./lost+found --format=posix "
-        "--pax-option=delete=atime,delete=ctime . "
-        f"| tee {device} | wc -c\n"
-        f"sync {device}"  # an error of writing comes to light here
-    )
+    layers = layering.cut(counts) if layering else ()
+    return Tree(stream, overlay, known, work / VMLINUZ if known else None, initrd, layers)
 
 
 def in_machine(name: str, tree_overlay: Path | None, shop: Workshop, script: str, drives: Sequence[Path]) -> str:

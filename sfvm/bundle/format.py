@@ -145,8 +145,17 @@ def expand(wanted: FormatRequest, node: str, facts: Mapping[str, str]) -> Recipe
     """What to make of *node*, whose guest has *facts*.
 
     :raises SpecError: the format asks for something impossible
+    :raises Unfit: a param has no default and no value
     """
     spec = wanted.format
+    for param in spec.params:
+        if param.default is None and param.name not in wanted.values:
+            raise Unfit(
+                f"format {spec.name} needs a value for its param {param.name!r}",
+                place=param.place,
+                why=f"it needs --set {param.name}=…",
+                hint=f"sfvm format show {spec.name} lists the params",
+            )
     arguments = bind(spec.params, wanted.values, spec.root.place)
     variables = {**facts, **arguments, "name": node}
     layout: Layout | None = None

@@ -40,7 +40,7 @@ def digests(path: Path, algorithms: Iterable[str], progress: Callable[[float], N
     with path.open("rb", buffering=0) as file:
         size, position, told = os.fstat(file.fileno()).st_size, 0, 0
         while position < size:
-            data = _next_data(file.fileno(), position, size)
+            data = next_data(file.fileno(), position, size)
             if data > position:
                 block = _ZEROS[: min(data - position, BLOCK)]
             else:
@@ -57,7 +57,7 @@ def digests(path: Path, algorithms: Iterable[str], progress: Callable[[float], N
     return {algorithm: digest.hexdigest() for algorithm, digest in found.items()}
 
 
-def _next_data(descriptor: int, position: int, size: int) -> int:
+def next_data(descriptor: int, position: int, size: int) -> int:
     """Where the next data at or after *position* begins; *size* when there is none."""
     try:
         return os.lseek(descriptor, position, os.SEEK_DATA)

@@ -59,11 +59,12 @@ def compression(image: bytes) -> str:
     Source: Linux, ``Documentation/arch/x86/boot.rst`` (setup_sects at 0x1f1, ``HdrS`` at 0x202, payload_offset and
     payload_length at 0x248).
     """
-    payload = _payload(image)
-    return next((name for magic, name in MAGIC.items() if payload.startswith(magic)), "") if payload else ""
+    found = payload(image)
+    return next((name for magic, name in MAGIC.items() if found.startswith(magic)), "") if found else ""
 
 
-def _payload(image: bytes) -> bytes:
+def payload(image: bytes) -> bytes:
+    """The compressed kernel in a bzImage (Linux, ``Documentation/arch/x86/boot.rst``); empty for what is none."""
     if len(image) < 0x250 or image[0x202:0x206] != b"HdrS":
         return b""
     sectors = image[0x1F1] or 4

@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 
 from sfvm import __version__
-from sfvm.cli import building, completion, doctor, formats, inspecting, specs, storage, visiting
+from sfvm.cli import building, completion, doctor, formats, inspecting, publishing, specs, storage, visiting
 from sfvm.cli.options import Group
 
 SECTIONS = {
-    "Build": (building.build, building.plan, building.bundle),
+    "Build": (building.build, building.plan, building.bundle, publishing.publish),
     "Look": (inspecting.tree, inspecting.why, inspecting.show, inspecting.log, visiting.shell, visiting.run),
     "Repository": (storage.rm, storage.gc, storage.verify, storage.export, storage.import_),
     "Specs": (specs.validate, specs.schema, specs.spec),

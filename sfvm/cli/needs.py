@@ -169,6 +169,15 @@ def _programs(here: Host) -> Iterator[Finding]:
         else:
             lines = (_output(path, *arguments) or "does not say its version").splitlines()
             yield Finding(program, OK, f"{path}: {lines[0]}")
+    for program, package, formats in (
+        ("tar2sqfs", "squashfs-tools-ng", "squashfs, netboot, iso"),
+        ("xorriso", "xorriso", "iso"),
+    ):
+        if (path := shutil.which(program)) is None:
+            fix = here.install(apt=package, dnf=package)
+            yield Finding(program, WARNING, f"not found: the formats {formats} need it", fix)
+        else:
+            yield Finding(program, OK, path)
 
 
 def _appliance_parts(here: Host, settings: Settings) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sfvm.bases.busybox import static
+from sfvm.bases.mmdebstrap import MERGED_USR
 from sfvm.errors import SpecError
 from tests.verbs import Directory, Maker
 
@@ -75,6 +76,7 @@ def test_mmdebstrap(make: Maker, guest: Directory) -> None:
     found = words(make, guest, '<mmdebstrap suite="bookworm" mirror=""/>')
     assert found[-2:] == ["bookworm", "/sysroot"], "a mirror left out is the tool's own"
     assert {"--mode=root", "--format=directory", "--variant=minbase", "--components=main"} <= set(found)
+    assert f"--hook-dir={MERGED_USR}" in found, "usr-is-merged instead of usrmerge and perl"
     assert not any(word.startswith(("--include", "--keyring")) for word in found)
     assert not guest.exists("/etc/hostname"), "the appliance's"
     assert not guest.exists("/etc/resolv.conf"), "the appliance's"

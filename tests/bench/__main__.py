@@ -18,6 +18,7 @@ from tests.bench import plots
 from tests.bench.appliance import appliance, checkpoint
 from tests.bench.bundling import compose
 from tests.bench.debian import debian
+from tests.bench.formats import formats
 from tests.bench.measure import Bench, Result
 from tests.bench.startup import startup
 from tests.bench.tree import edit, siblings
@@ -28,6 +29,7 @@ SUBJECTS: dict[str, Callable[[Bench], list[Result]]] = {
     "checkpoint": checkpoint,
     "siblings": siblings,
     "compose": compose,
+    "formats": formats,
     "debian": debian,
     "edit": edit,
 }

@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from sfvm.bases.mmdebstrap import MERGED_USR
 from sfvm.config import data
 from sfvm.spec.library import Library
 from sfvm.tree import resolve
@@ -57,4 +58,5 @@ def _native(target: Path) -> float | None:
     steps = [step["inputs"] for step in inputs["steps"] if step["element"] == "packages"]
     wanted = [*base["include"], *(name for step in steps for name in step["install"])]
     words = ["mmdebstrap", "--mode=root", f"--variant={base['variant']}", f"--include={','.join(wanted)}"]
+    words.append(f"--hook-dir={MERGED_USR}")  # else other packages
     return timed(command([*words, base["suite"], target]))

@@ -14,10 +14,12 @@ OURS = ("lxml", "sfvm.spec", "sfvm.repository")
 def imported(world, arguments, names):
     """Those of *names* that are imported when the command of *arguments* is done; it must say something."""
     script = f"""
-import json, sys
+import sys
+before = set(sys.modules)  # what a site imports at every start is not ours
+import json
 from sfvm.cli import main
 status = main({arguments!r})
-print("\\n" + json.dumps([name for name in {names!r} if name in sys.modules]))
+print("\\n" + json.dumps([name for name in {names!r} if name in sys.modules and name not in before]))
 sys.exit(status)
 """
     with world.python(script) as process:

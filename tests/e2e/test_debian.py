@@ -6,18 +6,29 @@ One build serves all tests of the module; its repository is thrown away.
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sfvm.boot.qemu import boot
+from sfvm.bundle.format import Formats
 from tests.guests.project import Project
 from tests.guests.project import project as project_of
 
 pytestmark = pytest.mark.e2e
 SPECS = Path(__file__).parent / "specs"
 MARK = "mark: derived-node-was-here"
+LACKS = {
+    "ami-instance-store": "--set user=",
+    "digitalocean": "cloud-init",
+    "vagrant-libvirt": "openssh-server",
+    "vagrant-virtualbox": "openssh-server",
+    "vagrant-vmware": "openssh-server",
+    "virtualbox": "ahci",
+}
+"""What a format is left out for: keys of the user's, packages, and what Debian's cloud kernel does not have."""
 BUILD_SECONDS = 2400.0
 BOOT_SECONDS = 900.0
 """What is stuck ends the test; without KVM a good build takes about ten minutes, a good boot about one."""
@@ -57,14 +68,50 @@ LAYOUTS = {
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_other_loaders_and_roots_boot(debian: Project, name: str) -> None:
     firmware, parts = LAYOUTS[name]
-    (debian.home / "formats").mkdir(exist_ok=True)
+    own = debian.home / "layouts"  # not where formats are looked for: the others are tested as all that there are
+    own.mkdir(exist_ok=True)
     head = f'<format xmlns="urn:sfvm:1" name="{name}"><summary>{name}</summary><layout table="gpt">{parts}</layout>'
-    (debian.home / "formats" / f"{name}.xml").write_text(f'{head}<convert to="qcow2" as="disk.qcow2"/></format>')
-    debian.sfvm("bundle", "marked", name, "--output", "out", timeout=BOOT_SECONDS)
+    (own / f"{name}.xml").write_text(f'{head}<convert to="qcow2" as="disk.qcow2"/></format>')
+    given = {"SFVM_FORMATS": str(own)}
+    debian.sfvm("bundle", "marked", name, "--output", "out", timeout=BOOT_SECONDS, environment=given)
     console = boot(
         debian.home / "out" / f"marked-{name}" / "disk.qcow2", firmware, until=["login:"], deadline=BOOT_SECONDS
     )
     assert "debian login:" in console
+
+
+@pytest.fixture(scope="module")
+def platforms(debian: Project) -> tuple[Path, dict[str, str]]:
+    """All formats of the Debian: where they are, and why others were left out."""
+    words = ("bundle", "marked", "all", "--output", str(debian.home / "all"))
+    done = debian.sfvm(*words, timeout=BUILD_SECONDS)
+    return debian.home / "all", {event["format"]: event["reason"] for event in done.all("BundleSkipped")}
+
+
+def test_every_format_is_made_or_says_why_not(platforms: tuple[Path, dict[str, str]]) -> None:
+    where, skipped = platforms
+    made = {path.name.removeprefix("marked-") for path in where.iterdir()}
+    assert made | set(skipped) == set(Formats().names())
+    assert skipped.keys() == LACKS.keys()
+    assert [name for name, lacking in LACKS.items() if lacking not in skipped[name]] == []
+    for bundle in where.iterdir():
+        subprocess.run(["sha256sum", "--quiet", "--check", "SHA256SUMS"], cwd=bundle, check=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "firmware", "controller", "nic"),
+    [
+        ("vmdk/marked.vmdk", "bios", "pvscsi", "vmxnet3"),
+        ("ami/marked.img", "uefi", "nvme", "virtio-net-pci"),
+        ("proxmox/marked.qcow2", "bios", "virtio-scsi", "virtio-net-pci"),
+    ],
+)
+def test_it_boots_as_its_platform_would_boot_it(
+    platforms: tuple[Path, dict[str, str]], file: str, firmware: str, controller: str, nic: str
+) -> None:
+    disk = platforms[0] / f"marked-{file}"
+    wanted = [MARK, "login:"]
+    boot(disk, firmware, until=wanted, deadline=BOOT_SECONDS, controller=controller, nic=nic)
 
 
 def test_a_second_build_starts_no_appliance(debian: Project) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
+from sfvm.bundle.identifiers import settle
 from sfvm.bundle.stage import Stage
 from sfvm.document import Element
 from sfvm.errors import Place, SpecError
@@ -80,3 +82,7 @@ class Convert:
         options = ["-o", self.options] if self.options else []
         compress = [] if self.compress == "no" else ["-c"]
         stage.disk.convert(target, self.to, *compress, *options, progress=stage.progress, stop=stage.stop)
+        settle(target, self.to, stage.uuid(self.name))
+        # Some VMDKs are a descriptor and extents: NAME-flat.vmdk, NAME-s001.vmdk.
+        extents = stage.directory.glob(f"{glob.escape(target.stem)}-*{target.suffix}") if self.to == "vmdk" else ()
+        stage.made.extend(sorted(path.name for path in extents if path.name not in stage.made))

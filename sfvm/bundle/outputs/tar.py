@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Self
 
-from sfvm.bundle.compression import compressed
+from sfvm.bundle.compression import Sink, compressed
+from sfvm.bundle.members import copy
+from sfvm.bundle.outputs._files import matching
 from sfvm.bundle.stage import Stage
 from sfvm.document import Element
 from sfvm.errors import Place
@@ -21,8 +25,11 @@ class Tar:
     Example::
 
         <tar as="${name}.tar.gz" compression="gzip"/>
+        <tar first="metadata.yaml" below="rootfs" devices="no" as="${name}.tar.xz" compression="xz"/>
 
-    ``compression`` is ``none``, ``gzip``, ``xz`` or ``zstd``; equal archives stay equal.
+    ``compression`` is ``none``, ``gzip``, ``xz`` or ``zstd``; equal archives stay equal. ``below`` is a directory that
+    the files are put into; ``first`` are artifacts that come before them, and are in it only: a path there ends with
+    the name of the artifact. ``devices="no"`` leaves out device nodes, which only root can unpack.
     """
 
     element: ClassVar[str] = "tar"
@@ -35,21 +42,35 @@ class Tar:
           <choice><value>none</value><value>gzip</value><value>xz</value><value>zstd</value></choice>
         </attribute>
       </optional>
+      <optional><attribute name="below"><ref name="string"/></attribute></optional>
+      <optional><attribute name="first"><ref name="words"/></attribute></optional>
+      <optional><attribute name="devices"><ref name="yes-no"/></attribute></optional>
     </element>"""
 
     name: str
     compression: str
+    below: str
+    first: tuple[str, ...]
+    devices: bool
     place: Place = field(compare=False)
 
     @classmethod
     def parse(cls, element: Element) -> Self:
-        return cls(element.attributes["as"], element.get("compression") or "none", element.place)
+        return cls(
+            element.attributes["as"],
+            element.get("compression") or "none",
+            (element.get("below") or "").strip("/"),
+            element.words("first"),
+            element.flag("devices", default=True),
+            element.place,
+        )
 
     def title(self) -> str:
         return f"tar {self.compression}"
 
     def inputs(self) -> Mapping[str, Any]:
-        return {"as": self.name, "compression": self.compression}
+        return {"as": self.name, "compression": self.compression, "below": self.below,
+                "first": list(self.first), "devices": self.devices}  # fmt: skip
 
     def make(self, stage: Stage) -> None:
         """Write the artifact.
@@ -57,16 +78,35 @@ class Tar:
         :raises BundleError: the format has a layout, so a disk was made and no archive
         """
         archive, target = stage.tree(self.place), stage.new(self.name, self.place)
-        if self.compression == "none":
+        as_it_is = not self.below and not self.first and self.devices
+        if as_it_is and self.compression == "none":
             stage.keep(archive, target)
             return
-        with (
-            archive.open("rb") as source,
-            stage.writing(target) as file,
-            compressed(self.compression, file) as sink,
-        ):
-            total, done = max(archive.stat().st_size, 1), 0
+        with stage.writing(target) as file, compressed(self.compression, file) as sink:
+            if as_it_is:
+                self._whole(archive, sink, stage)
+            else:
+                for path in self.first:
+                    self._artifact(path, sink, stage)
+                copy(archive, sink, self._wanted, stage.progress, self.below)
+        for path in self.first:
+            stage.drop(PurePosixPath(path).name)
+
+    def _wanted(self, member: tarfile.TarInfo) -> bool:
+        return self.devices or not (member.ischr() or member.isblk())
+
+    @staticmethod
+    def _whole(archive: Path, sink: Sink, stage: Stage) -> None:
+        total, done = max(archive.stat().st_size, 1), 0
+        with archive.open("rb") as source:
             while block := source.read(BLOCK):
                 sink.write(block)
                 done += len(block)
                 stage.progress(done / total)
+
+    def _artifact(self, path: str, sink: Sink, stage: Stage) -> None:
+        (name,) = matching(stage, (PurePosixPath(path).name,), self.place)
+        content = (stage.directory / name).read_bytes()
+        member = tarfile.TarInfo(path)
+        member.size, member.mode, member.mtime = len(content), 0o644, stage.epoch
+        sink.write(member.tobuf(tarfile.PAX_FORMAT) + content + bytes(-len(content) % tarfile.BLOCKSIZE))

@@ -1,0 +1,76 @@
+"""Programs of the host that single formats want."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from sfvm.bundle.stage import Stage
+from sfvm.errors import BundleError, Place
+
+PLACES = "/usr/sbin:/sbin"
+"""Users' own ``$PATH`` often has no sbin."""
+LOOK = 0.2
+"""Seconds between two looks at how far a program is."""
+
+
+def program(name: str, package: str, place: Place) -> str:
+    """The path of the program *name*.
+
+    :raises BundleError: it is not installed; *package* is where Debian has it, *place* the verb's
+    """
+    found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{PLACES}")
+    if found is None:
+        raise BundleError(
+            f"{name} is not installed", place=place, why="this format needs it", hint=f"install it (Debian: {package})"
+        )
+    return found
+
+
+def run(
+    words: Sequence[str | Path],
+    stage: Stage,
+    place: Place,
+    source: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Run a program to its end, with the file *source* as its input; how far it has read that is the progress.
+
+    :raises BundleError: it fails; its last line is why
+    """
+    with (
+        source.open("rb", buffering=0) if source else nullcontext() as file,
+        tempfile.TemporaryFile() as messages,
+        # C: its messages are shown.
+        subprocess.Popen(
+            words, stdin=file or subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=messages, process_group=0,
+            env={**os.environ, "LC_ALL": "C", **(environment or {})},
+        ) as process,
+        stage.stop.killing(process.kill),
+    ):  # fmt: skip
+        total = max(source.stat().st_size, 1) if source else 1
+        try:
+            while _lives(process):
+                stage.progress(file.tell() / total if file else 0)
+        except BaseException:
+            process.kill()
+            raise
+        messages.seek(0)
+        lines = messages.read().decode(errors="replace").split("\n")
+    if process.returncode:
+        name = Path(words[0]).name
+        why = next((line.strip() for line in reversed(lines) if line.strip()), f"exit status {process.returncode}")
+        raise BundleError(f"{name} failed", place=place, why=why)
+
+
+def _lives(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(LOOK)
+    except subprocess.TimeoutExpired:
+        return True
+    return False

@@ -1,0 +1,1 @@
+"""From a bundle to a platform: what is uploaded and registered there."""

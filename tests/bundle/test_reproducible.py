@@ -1,0 +1,32 @@
+"""The same node, bundled twice, is the same bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.guests.project import Project
+
+pytestmark = pytest.mark.vm
+
+FORMATS = ("raw", "qcow2", "tar")
+
+
+def artifacts(directory: Path) -> dict[str, bytes]:
+    return {
+        f"{bundle.name}/{path.name}": path.read_bytes()
+        for bundle in sorted(directory.iterdir())
+        for path in sorted(bundle.iterdir())
+    }
+
+
+def test_a_node_bundled_twice_is_byte_identical(project: Project) -> None:
+    for where in ("one", "two"):
+        project.sfvm(
+            "bundle", "busybox", *FORMATS, "--set", "boot=none", "--output", where,
+            environment={"SOURCE_DATE_EPOCH": "1700000000"},
+        )  # fmt: skip
+    one, two = (artifacts(project.home / where) for where in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert [name for name in one if one[name] != two[name]] == []
