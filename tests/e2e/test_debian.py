@@ -54,6 +54,32 @@ def test_the_same_image_boots_to_a_login_prompt(disk: Path, firmware: str) -> No
     assert "debian login:" in console
 
 
+LAYOUTS = {
+    "systemd-boot": ("uefi", '<esp/><root/><boot loader="systemd-boot" console="tty0 ttyS0"/>'),
+    "uki": ("uefi", '<esp/><root/><boot loader="uki" console="tty0 ttyS0"/>'),
+    "btrfs": (
+        "bios",
+        '<bios-boot/><data size="300M" mount="/boot"/><root format="btrfs" size="+300M"><subvolume path="/home"/>'
+        '</root><boot loader="grub" console="tty0 ttyS0"/>',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_other_loaders_and_roots_boot(debian: Project, name: str) -> None:
+    firmware, parts = LAYOUTS[name]
+    own = debian.home / "layouts"  # not where formats are looked for: the others are tested as all that there are
+    own.mkdir(exist_ok=True)
+    head = f'<format xmlns="urn:sfvm:1" name="{name}"><summary>{name}</summary><layout table="gpt">{parts}</layout>'
+    (own / f"{name}.xml").write_text(f'{head}<convert to="qcow2" as="disk.qcow2"/></format>')
+    given = {"SFVM_FORMATS": str(own)}
+    debian.sfvm("bundle", "marked", name, "--output", "out", timeout=BOOT_SECONDS, environment=given)
+    console = boot(
+        debian.home / "out" / f"marked-{name}" / "disk.qcow2", firmware, until=["login:"], deadline=BOOT_SECONDS
+    )
+    assert "debian login:" in console
+
+
 @pytest.fixture(scope="module")
 def platforms(debian: Project) -> tuple[Path, dict[str, str]]:
     """All formats of the Debian: where they are, and why others were left out."""
