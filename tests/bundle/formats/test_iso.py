@@ -15,6 +15,7 @@ from sfvm.boot.qemu import boot
 from sfvm.bundle.stage import Stage
 from sfvm.errors import BundleError, Place
 from tests.bundle.formats.trees import stage, tree, verb
+from tests.guests.project import Project
 from tests.peers.tools import tool
 
 PLACE = Place(Path("format.xml"), 1)
@@ -124,3 +125,47 @@ def test_a_cd_of_it_boots(live: Path, firmware: tuple[str, ...]) -> None:
     words = (tool("qemu-system-x86_64"), "-nodefaults", "-accel", "tcg", "-cpu", "max", "-m", "768", "-display", "none")
     told = run(*words, "-no-reboot", "-vga", "std", "-serial", "stdio", "-cdrom", live, "-boot", "d", *firmware)
     assert "I-AM-ALIVE" in told
+
+
+STATUS = "Package: {}\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n"
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize("package", ["live-boot", "dracut-live"])
+def test_the_formats_of_live_systems_say_what_their_initramfs_wants(
+    project: Project, package: str, tmp_path: Path
+) -> None:
+    """The node has files in place of a kernel, its modules and the package."""
+    modules = "".join(f"kernel/{name}.ko:\n" for name in ("squashfs", "overlay", "loop", "isofs"))
+    project.write(
+        "live",
+        "busybox",
+        '<file path="/boot/vmlinuz-1">kernel</file>',
+        '<file path="/boot/initrd.img-1">initrd</file>',
+        f'<file path="/lib/modules/1/modules.dep">{modules}</file>',
+        f'<file path="/var/lib/dpkg/status">{STATUS.format(package)}</file>',
+    )
+    project.sfvm("build", "live")
+    project.sfvm(
+        "bundle", "live", "iso", "netboot", "--set", "root=squashfs", "--set", "console=ttyS0", "--output", "out"
+    )
+    image = project.home / "out/live-iso/live.iso"
+    config = run(tool("isoinfo"), "-R", "-i", image, "-x", "/boot/grub/grub.cfg")
+    script = (project.home / "out/live-netboot/boot.ipxe").read_text()
+    if package == "live-boot":
+        assert (
+            "  linux /live/vmlinuz boot=live components console=ttyS0,115200n8\n  initrd /live/initrd.img\n" in config
+        )
+        assert " boot=live fetch=${cwduri}live.squashfs ip=dhcp console=ttyS0,115200n8\n" in script
+    else:
+        assert "root=live:CDLABEL=SFVM_LIVE rd.live.dir=/live rd.live.squashimg=filesystem.squashfs console" in config
+        assert " root=live:${cwduri}live.squashfs ip=dhcp console=ttyS0,115200n8\n" in script
+    run("grub-script-check", written(tmp_path / "grub.cfg", config))
+    squashfs = tmp_path / "filesystem.squashfs"
+    run(tool("xorriso"), "-osirrox", "on", "-indev", image, "-extract", "/live/filesystem.squashfs", squashfs)
+    assert "/bin/busybox" in run(tool("unsquashfs"), "-ll", squashfs)
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
