@@ -16,19 +16,22 @@ AROUND, INSIDE = b"around" * 1000, b"inside" * 50_000
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Disk:
-    """8 MiB, of which 4 from the third on are a part with some data."""
+    """8 MiB, of which 4 from the third on are a part with some data; there is some before and after."""
     plain, source, frame = tmp_path / "plain", tmp_path / "a,part.qcow2", tmp_path / "a,frame"
     for path, size, at, content in ((plain, 4, 5000, INSIDE), (frame, 8, 0, AROUND)):
         with path.open("xb") as file:
             file.truncate(size * MIB)
             file.seek(at)
             file.write(content)
+    with frame.open("r+b") as file:
+        file.seek(7 * MIB)
+        file.write(AROUND)
     qcow2.qemu_img("convert", "-f", "raw", "-O", "qcow2", plain, source)
     return Disk(frame, (Piece(source, 2 * MIB, 4 * MIB),))
 
 
 WHOLE = AROUND.ljust(2 * MIB + 5000, b"\0") + INSIDE
-WHOLE = WHOLE.ljust(8 * MIB, b"\0")
+WHOLE = (WHOLE.ljust(7 * MIB, b"\0") + AROUND).ljust(8 * MIB, b"\0")
 
 
 def ignore(fraction: float) -> None:
@@ -70,3 +73,12 @@ def test_formats_may_want_it_at_once(disk: Disk, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert [content(target) for target in targets] == [WHOLE] * 4
+
+
+def test_the_bytes_do_not_depend_on_who_came_first(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    first, second = tmp_path / "first.qcow2", tmp_path / "second.qcow2"
+    disk.convert(first, "qcow2", progress=ignore)
+    disk.raw(ignore)
+    disk.convert(second, "qcow2", progress=ignore)
+    assert first.read_bytes() == second.read_bytes()
