@@ -20,6 +20,7 @@ from tests.bench.bundling import compose
 from tests.bench.debian import debian
 from tests.bench.formats import formats
 from tests.bench.measure import Bench, Result
+from tests.bench.platforms import bundles
 from tests.bench.startup import startup
 from tests.bench.tree import edit, siblings
 
@@ -32,6 +33,7 @@ SUBJECTS: dict[str, Callable[[Bench], list[Result]]] = {
     "formats": formats,
     "debian": debian,
     "edit": edit,
+    "bundles": bundles,
 }
 
 

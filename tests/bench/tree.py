@@ -45,7 +45,7 @@ def edit(bench: Bench) -> list[Result]:
 
     def image() -> None:
         sfvm(
-            "build", "e4", "--specs", str(specs), "--param", f"e4:text={next(numbers)}", "--bundle", "qcow2",
+            "build", "e4", "--specs", str(specs), "--param", f"e4:text={next(numbers)}", "--bundle", "qcow2", "--force",
             "--output", str(output), *more, repository=repository,
         )  # fmt: skip
 

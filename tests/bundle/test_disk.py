@@ -70,3 +70,12 @@ def test_formats_may_want_it_at_once(disk: Disk, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert [content(target) for target in targets] == [WHOLE] * 4
+
+
+def test_the_bytes_do_not_depend_on_who_came_first(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    first, second = tmp_path / "first.qcow2", tmp_path / "second.qcow2"
+    disk.convert(first, "qcow2", progress=ignore)
+    disk.raw(ignore)
+    disk.convert(second, "qcow2", progress=ignore)
+    assert first.read_bytes() == second.read_bytes()

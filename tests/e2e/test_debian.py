@@ -23,6 +23,7 @@ MARK = "mark: derived-node-was-here"
 LACKS = {
     "ami-instance-store": "--set user=",
     "digitalocean": "cloud-init",
+    "iso": "live-boot",
     "vagrant-libvirt": "openssh-server",
     "vagrant-virtualbox": "openssh-server",
     "vagrant-vmware": "openssh-server",

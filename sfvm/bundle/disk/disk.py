@@ -56,7 +56,9 @@ class Disk:
 
         :raises Cancelled: *stop* asks for it
         """
-        if to not in ANY_ORDER or "-c" in options:  # compressed clusters are written once, and whole
+        # Compressed clusters are written once, and whole; and in which order others lie in the file must not depend on
+        # whether somebody has wanted the raw disk before.
+        if to not in ANY_ORDER or "-c" in options or _ordered():
             self.raw(progress, stop)
         with self._alone:
             pieces = self.pieces
@@ -79,7 +81,10 @@ def _fill(target: Path, kind: str, piece: Piece, progress: Progress, stop: Cance
 
 
 def _convert(*words: str | Path, progress: Progress | None = None, stop: Cancellation) -> None:
-    # Who sets a time wants the same bytes every time: then clusters are written in order.
-    ordered = "SOURCE_DATE_EPOCH" in os.environ
-    threads = ("-m", "1") if ordered else ("-W", "-m", str(min(os.cpu_count() or 1, 16)))
+    threads = ("-m", "1") if _ordered() else ("-W", "-m", str(min(os.cpu_count() or 1, 16)))
     qcow2.qemu_img("convert", *threads, *words, progress=progress, stop=stop)
+
+
+def _ordered() -> bool:
+    """Who sets a time wants the same bytes every time: then clusters are written in order."""
+    return "SOURCE_DATE_EPOCH" in os.environ
