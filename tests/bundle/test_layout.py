@@ -50,6 +50,10 @@ def layout(directory: Path, text: str) -> Layout:
         ('<layout table="gpt"><lvm group="a-b"><root/></lvm></layout>', "no name for LVM"),
         ('<layout table="gpt"><lvm group="a"><root/><data size="1M" name="root"/></lvm></layout>', "two volumes"),
         ('<layout table="gpt"><lvm group="a"><root size="+1M"/></lvm></layout>', "in a container"),
+        (
+            '<layout table="mbr"><lvm group="a" thin="p"><root/></lvm><boot loader="grub"/></layout>',
+            "from a thin volume",
+        ),
         ('<layout table="gpt"><luks/><root/></layout>', "luks"),
     ],
 )

@@ -83,7 +83,7 @@ def test_a_container_is_as_large_as_what_is_in_it(tmp_path: Path) -> None:
 
 
 def test_what_boots_from_it_must_find_it(tmp_path: Path) -> None:
-    boot = '<esp/><boot loader="grub"/>'
+    boot = '<esp/><boot loader="uki"/>'
     plain = verb(tmp_path, f'<layout table="gpt"><root/>{boot}</layout>')
     assert list(plain.requires()) == []
     silent = verb(tmp_path, '<layout table="gpt"><root format="xfs"/></layout>')

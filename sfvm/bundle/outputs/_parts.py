@@ -170,6 +170,9 @@ def check(layout: Layout, place: Place) -> None:
     elif loader == "grub" and boot is None and layout.root.filesystem in NO_GRUB:
         problem = f"GRUB cannot read its files from {layout.root.filesystem}"
         hint = 'loader="systemd-boot" or "uki"; or add <data size="200M" mount="/boot"/>'
+    elif loader == "grub" and any(part.pool and (boot or layout.root) in part.parts for part in layout.parts):
+        problem = "GRUB cannot read its files from a thin volume"
+        hint = '<data size="300M" mount="/boot"/> outside of the group; or loader="systemd-boot" or "uki"'
     elif loader == "grub" and boot is not None and TYPES[boot.filesystem].readonly:
         problem, hint = f"/boot cannot be {boot.filesystem}", 'format="ext4"'
     elif len(set(mounts)) < len(mounts) or "/" in mounts:
