@@ -116,7 +116,7 @@ def check(recipe: Recipe, kernel: Kernel | None, packages: frozenset[str]) -> No
                 f"the node does not fit the format {recipe.format}",
                 place=required.place,
                 why="it lacks " + ", ".join(lacking),
-                hint=advice(kernel),
+                hint=advice(lacking, kernel),
             )
 
 

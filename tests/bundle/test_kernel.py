@@ -7,6 +7,7 @@ import lzma
 import struct
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,10 @@ def test_an_impossible_pairing_names_what_is_missing_and_what_has_it(tmp_path: P
         check(recipe, CLOUD, frozenset())
     assert "the driver mptspi, the driver e1000" in caught.value.render()
     assert "linux-image-amd64" in caught.value.render()
+    packages = replace(recipe, requires=(requires(tmp_path, 'package="cloud-init"'),))
+    with pytest.raises(Unfit) as caught:
+        check(packages, CLOUD, frozenset())
+    assert "<packages install=" in caught.value.render()
     with pytest.raises(Unfit, match="a kernel"):
         check(recipe, None, frozenset())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -87,8 +87,10 @@ class Requires:
             yield f"a kernel compressed with {' or '.join(self.compression)}, not {kernel.compression}"
 
 
-def advice(kernel: Kernel | None) -> str:
-    """What to do about what is missing."""
+def advice(lacking: Sequence[str], kernel: Kernel | None) -> str:
+    """What to do about what :meth:`Requires.missing` has told."""
+    if all("package" in phrase for phrase in lacking):
+        return 'install it in the node: <packages install="…"/>'
     if kernel is not None and "cloud" in kernel.version:
         return "the cloud kernel is small: linux-image-amd64 has all drivers (sfvm build debian --param kernel=…)"
     return "install it in the node (a kernel with it, or MODULES=most in initramfs.conf); or choose another format"
