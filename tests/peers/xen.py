@@ -18,7 +18,7 @@ class Refused(Exception):
 def program(name: str) -> str:
     """The path of Xen's program *name*: Debian keeps those of several releases apart, behind a wrapper that wants a
     hypervisor."""
-    found = sorted(Path("/usr/lib").glob(f"xen-*/bin/{name}"))
+    found = sorted(Path("/usr/lib").glob(f"xen-[0-9]*/bin/{name}"))
     return str(found[-1]) if found else tool(name)
 
 
