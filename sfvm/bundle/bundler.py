@@ -19,9 +19,9 @@ from sfvm.bundle.disk.compose import compose, identity_of, table_of
 from sfvm.bundle.disk.disk import Disk
 from sfvm.bundle.disk.layout import Layout
 from sfvm.bundle.finish import Workshop, epoch, finish, identity, in_machine, tree
-from sfvm.bundle.format import FormatRequest, Recipe, Unfit, check, expand
+from sfvm.bundle.format import FormatRequest, Recipe, check, expand
 from sfvm.bundle.kernel import Kernel
-from sfvm.bundle.stage import Stage
+from sfvm.bundle.stage import Stage, Unfit
 from sfvm.bundle.workspace import put, workspace
 from sfvm.cancellation import Cancellation, Cancelled
 from sfvm.config import Settings
@@ -220,14 +220,20 @@ class _Group:
         made = _Made(None, found.archive, found.vmlinuz, found.initrd, found.overlay, found.layers, facts)
         return self._fitting(manifest, found.kernel), made
 
-    @staticmethod
-    def _formats(recipes: Sequence[Recipe], make: Callable[[Recipe, Cancellation], None], stop: Cancellation) -> None:
-        """All *recipes* at once; one that fails ends the others."""
+    def _formats(
+        self, recipes: Sequence[Recipe], make: Callable[[Recipe, Cancellation], None], stop: Cancellation
+    ) -> None:
+        """All *recipes* at once; one that fails ends the others, but for an optional one that the node does not fit."""
         together = Cancellation()
 
         def attempt(recipe: Recipe) -> Exception | None:
             try:
                 make(recipe, together)
+            except Unfit as error:
+                if not recipe.optional:
+                    together.cancel()
+                    return error
+                self._skip(recipe, error)
             except Exception as error:  # raised below, when nothing runs any more
                 together.cancel()
                 return error

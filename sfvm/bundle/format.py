@@ -14,7 +14,7 @@ from sfvm.bundle.disk.layout import Layout
 from sfvm.bundle.kernel import Kernel
 from sfvm.bundle.outputs.layout import LayoutVerb
 from sfvm.bundle.outputs.requires import Requires, advice
-from sfvm.bundle.stage import Output
+from sfvm.bundle.stage import Output, Unfit
 from sfvm.document import Element
 from sfvm.errors import BundleError, Place, SpecError, UsageError, suggestion
 from sfvm.spec import schema
@@ -44,10 +44,6 @@ class FormatRequest:
     format: FormatSpec
     values: Mapping[str, str]
     optional: bool = False
-
-
-class Unfit(BundleError):
-    """A node that cannot be bundled in a format: it lacks what the platform wants."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sfvm.bundle.compression import Sink
-from sfvm.errors import BundleError, Place
+from sfvm.bundle.stage import Unfit
+from sfvm.errors import Place
 
 BLOCK = 1 << 20
 END = bytes(1024)
@@ -131,15 +132,15 @@ def has_acl(member: tarfile.TarInfo) -> bool:
 def refuse_acls(archive: Path, what: str, place: Place, progress: Callable[[float], None]) -> None:
     """For formats that cannot store POSIX ACLs.
 
-    :raises BundleError: a file has one; *what* is what cannot keep it
+    :raises Unfit: a file has one; *what* is what cannot keep it
     """
     with reading(archive) as tar:
         names = [f"/{member.name}" for member in members(tar, progress) if has_acl(member)]
     if names:
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        raise BundleError(
+        raise Unfit(
             f"{what} cannot store the ACLs of the node's files",
             place=place,
-            why="there are some at " + ", ".join(names[:SHOWN]) + more,
+            why="there are ACLs at " + ", ".join(names[:SHOWN]) + more,
             hint='--set acls=drop leaves them out (acls="drop"); setfacl -b in the node removes them',
         )

@@ -21,6 +21,10 @@ NIL = uuid.UUID(int=0)
 RESERVED = ("manifest.json", "SHA256SUMS")
 
 
+class Unfit(BundleError):
+    """A node that cannot be bundled in a format: it lacks what the platform wants."""
+
+
 class Machine(Protocol):
     """Runs a script in a helper VM."""
 

@@ -14,9 +14,10 @@ import pytest
 import zstandard
 
 from sfvm import document
-from sfvm.bundle.format import Recipe, Unfit, check
+from sfvm.bundle.format import Recipe, check
 from sfvm.bundle.kernel import Kernel, compression, initramfs_modules, modules, options
 from sfvm.bundle.outputs.requires import Requires
+from sfvm.bundle.stage import Unfit
 from sfvm.errors import Place
 
 CLOUD = Kernel(

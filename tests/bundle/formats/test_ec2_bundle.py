@@ -15,8 +15,8 @@ from lxml import etree
 
 from sfvm.bundle import Bundler
 from sfvm.bundle.disk.disk import Disk
-from sfvm.bundle.format import Unfit, every, expand, request
-from sfvm.bundle.stage import Stage
+from sfvm.bundle.format import every, expand, request
+from sfvm.bundle.stage import Stage, Unfit
 from sfvm.config import Settings
 from sfvm.errors import BundleError
 from sfvm.events import BundleSkipped, Event

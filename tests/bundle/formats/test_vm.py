@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from sfvm.bundle.disk.disk import Disk
-from sfvm.bundle.format import Recipe, Unfit, check, expand, request
+from sfvm.bundle.format import Recipe, check, expand, request
 from sfvm.bundle.kernel import Kernel
-from sfvm.bundle.stage import Stage
+from sfvm.bundle.stage import Stage, Unfit
 from sfvm.errors import SpecError
 from tests.guests.project import Project
 from tests.peers import disks, machines
