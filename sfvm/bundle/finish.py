@@ -29,6 +29,7 @@ from sfvm.bundle.finished import (
     VMLINUZ,
     Finished,
     kept,
+    kept_already,
     part_file,
 )
 from sfvm.bundle.layers import Layering
@@ -41,7 +42,7 @@ from sfvm.events import Listener, Notice, Output
 from sfvm.guest import CommandFailed, Guest
 from sfvm.repository import Manifest, Repository
 
-VERSION = 3
+VERSION = 4
 """Raised when finishing makes something else: what was kept before is made anew."""
 WORK = "/run/sfvm/bundle"
 """Where the appliance works, in its own memory."""
@@ -112,22 +113,27 @@ def finish(name: str, manifest: Manifest, layout: Layout, kernel: bool, shop: Wo
     :raises BundleError: the node cannot be what the layout asks for
     :raises Cancelled: the workshop is to stop
     """
-    wanted = {
-        "version": VERSION,
-        "origin": manifest.origin,
-        "layout": layout.finishing(),
-        "kernel": kernel,
-        "epoch": epoch(manifest),
-    }
-    digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
+
+    def digest(kernel: bool) -> str:
+        wanted = {
+            "version": VERSION,
+            "origin": manifest.origin,
+            "layout": layout.finishing(),
+            "kernel": kernel,
+            "epoch": epoch(manifest),
+        }
+        return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
+
+    if not kernel and (more := kept_already(shop.repository, manifest.key, digest(True))) is not None:
+        return more
 
     def make(directory: Path) -> Finished:
-        return _Finishing(name, manifest, layout, directory, shop, digest).run(kernel)
+        return _Finishing(name, manifest, layout, directory, shop).run(kernel)
 
     def waiting() -> None:
         shop.listener(Notice("another bundle makes the node ready for this layout; waiting for it", node=name))
 
-    return kept(shop.repository, manifest.key, digest, make, shop.stop, waiting)
+    return kept(shop.repository, manifest.key, digest(kernel), make, shop.stop, waiting)
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,6 @@ class _Finishing:
     layout: Layout
     directory: Path
     shop: Workshop
-    digest: str
 
     def run(self, kernel: bool) -> Finished:
         backing = self.shop.repository.backing(self.manifest.key, stop=self.shop.stop)
@@ -147,7 +152,8 @@ class _Finishing:
         size, kind = self.manifest.disk, self.manifest.filesystem
         own = tuple(number for number, part in enumerate(self.layout.parts) if made(part, size, kind))
         drives += [Drive(self._part(number), "raw") for number in own]
-        unique, time = uuid.uuid5(identity(self.manifest.key), self.digest), epoch(self.manifest)
+        unique = uuid.uuid5(identity(self.manifest.key), json.dumps(self.layout.finishing(), sort_keys=True))
+        time = epoch(self.manifest)
         names = Names(self.layout, kind, own, unique, identity(self.manifest.key))
         root, alone = names.root, self.layout.boot.loader in efi.LOADERS
         load = functools.partial(make, self.layout, names.home, names.esp, time, self.directory)

@@ -90,6 +90,15 @@ def _there(path: Path) -> Path | None:
     return path if path.exists() else None
 
 
+def kept_already(repository: Repository, key: str, digest: str) -> Finished | None:
+    """What :func:`kept` would find; None when it would have to be made."""
+    return _load(_place(repository, key, digest))
+
+
+def _place(repository: Repository, key: str, digest: str) -> Path:
+    return repository.root / "finished" / f"{key}.{digest[:16]}"
+
+
 def kept(
     repository: Repository,
     key: str,
@@ -103,17 +112,17 @@ def kept(
 
     :raises Cancelled: *stop* asks for it
     """
-    target = repository.root / "finished" / f"{key}.{digest[:16]}"
-    if (found := _load(target)) is not None:
-        return found
+    target = _place(repository, key, digest)
+    if (there := _load(target)) is not None:
+        return there
     repository.make()
     try:
         lock = wait(repository.root / "lock" / f"finished.{target.name}", on_wait=waiting, cancelled=stop.asked)
     except LockCancelled:
         raise Cancelled from None
     try:
-        if (found := _load(target)) is not None:
-            return found
+        if (there := _load(target)) is not None:
+            return there
         # As deep as where it goes: the overlay names its backing file relatively.
         draft = temporary(repository.root / "tmp", "finish")
         try:

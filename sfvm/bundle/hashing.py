@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
+from sfvm.bundle.holes import next_data
+
 BLOCK = 1 << 20
 _ZEROS = memoryview(bytes(BLOCK))
 
@@ -55,11 +57,3 @@ def digests(path: Path, algorithms: Iterable[str], progress: Callable[[float], N
                 told = now
                 progress(position / size)
     return {algorithm: digest.hexdigest() for algorithm, digest in found.items()}
-
-
-def next_data(descriptor: int, position: int, size: int) -> int:
-    """Where the next data at or after *position* begins; *size* when there is none."""
-    try:
-        return os.lseek(descriptor, position, os.SEEK_DATA)
-    except OSError:
-        return size  # ENXIO: nothing but a hole from here on

@@ -19,12 +19,18 @@ LOOK = 0.2
 """Seconds between two looks at how far a program is."""
 
 
+def find(*names: str) -> str | None:
+    """The path of the first program of *names* that there is."""
+    places = f"{os.environ.get('PATH', os.defpath)}:{PLACES}"
+    return next(filter(None, (shutil.which(name, path=places) for name in names)), None)
+
+
 def program(name: str, package: str, place: Place) -> str:
     """The path of the program *name*.
 
     :raises BundleError: it is not installed; *package* is where Debian has it, *place* the verb's
     """
-    found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{PLACES}")
+    found = find(name)
     if found is None:
         raise BundleError(
             f"{name} is not installed", place=place, why="this format needs it", hint=f"install it (Debian: {package})"
@@ -38,10 +44,12 @@ def run(
     place: Place,
     source: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    failure: str | None = None,
+    hint: str | None = None,
 ) -> None:
     """Run a program to its end, with the file *source* as its input; how far it has read that is the progress.
 
-    :raises BundleError: it fails; its last line is why
+    :raises BundleError: it fails: *failure* says what that means, its last line is why, *hint* what to do
     """
     with (
         source.open("rb", buffering=0) if source else nullcontext() as file,
@@ -65,7 +73,7 @@ def run(
     if process.returncode:
         name = Path(words[0]).name
         why = next((line.strip() for line in reversed(lines) if line.strip()), f"exit status {process.returncode}")
-        raise BundleError(f"{name} failed", place=place, why=why)
+        raise BundleError(failure or f"{name} failed", place=place, why=why, hint=hint)
 
 
 def _lives(process: subprocess.Popen[bytes]) -> bool:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import click
 
-from sfvm.cli.options import Command, Group, complete_format, describe_param, params_json
+from sfvm.cli.options import Command, Group, complete_format, describe_param, params_json, read_all
 from sfvm.cli.output import columns, style, write_json
-from sfvm.errors import SfvmError
 
 
 @click.group("format", cls=Group)
@@ -42,13 +41,7 @@ def formats(as_json: bool) -> None:
 def _list(as_json: bool) -> None:
     from sfvm.bundle.format import Formats
 
-    library = Formats()
-    found, problems = [], []
-    for name in library.names():
-        try:
-            found.append(library.get(name))
-        except SfvmError as error:
-            problems.append((name, error))
+    found, problems = read_all(Formats())
     if as_json:
         write_json(
             [

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from sfvm.errors import UsageError, suggestion
+from sfvm.errors import SfvmError, UsageError, suggestion
 
 if TYPE_CHECKING:
     from sfvm.config import Settings
@@ -255,3 +255,15 @@ def params_json(params: Iterable[Any]) -> list[dict[str, Any]]:
     """The params of a spec, for programs."""
     names = ("name", "default", "type", "pattern", "choices")
     return [{name: getattr(param, name) for name in names} for param in params]
+
+
+def read_all(library: Any) -> tuple[list[Any], list[tuple[str, SfvmError]]]:
+    """The specs of *library* (of filesystems, or of formats), and what is wrong with those that cannot be read."""
+    found: list[Any] = []
+    problems: list[tuple[str, SfvmError]] = []
+    for name in library.names():
+        try:
+            found.append(library.get(name))
+        except SfvmError as error:
+            problems.append((name, error))
+    return found, problems

@@ -19,6 +19,7 @@ from sfvm.cli.options import (
     param_option,
     params_json,
     pass_options,
+    read_all,
     resolve,
 )
 from sfvm.cli.output import columns, style, write_json
@@ -115,13 +116,7 @@ def list_(options: Options, as_json: bool) -> None:
     Example:
       sfvm spec list --specs ~/images
     """
-    library = options.library()
-    specs, problems = [], []
-    for name in library.names():
-        try:
-            specs.append(library.get(name))
-        except SfvmError as error:
-            problems.append((name, error))
+    specs, problems = read_all(options.library())
     if as_json:
         write_json(
             [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -98,6 +99,26 @@ def test_identifiers_are_those_of_the_node_and_nobody_elses(bundled: Project) ->
     first = identifiers(bundled.home / "out" / "everything-raw")
     assert identifiers(bundled.home / "again" / "everything-raw") == first
     assert not identifiers(bundled.home / "again" / "busybox-raw") & first
+
+
+def test_a_format_that_asks_for_the_kernel_serves_those_that_do_not(bundled: Project) -> None:
+    """And has the same identifiers: they follow from the node and the layout alone."""
+    formats = bundled.home / "formats"
+    formats.mkdir()
+    disk = '<layout table="gpt"><swap size="1M"/><root/></layout><convert to="raw" as="${name}.img"/></format>'
+    for name, requires in (("asking", '<requires option="XEN"/>'), ("plain", "")):
+        text = f'<format xmlns="urn:sfvm:1" name="{name}"><summary>{name}</summary>{requires}{disk}'
+        (formats / f"{name}.xml").write_text(text)
+    bundled.sfvm("bundle", "everything", "asking", "--output", "kernel")
+    done = bundled.sfvm("bundle", "everything", "plain", "--output", "kernel")
+    assert "appliance" not in [event["name"] for event in done.all("PhaseStarted")]
+    shutil.rmtree(bundled.repository.root / "finished")
+    bundled.sfvm("bundle", "everything", "plain", "--output", "again-kernel")
+    one, two = (bundled.home / where / "everything-plain" for where in ("kernel", "again-kernel"))
+    assert identifiers(one) == identifiers(two)
+    fstabs = [run("grep", "-ao", "UUID=[-0-9a-f]* / ext4", directory / "everything.img") for directory in (one, two)]
+    assert fstabs[0]
+    assert fstabs[0] == fstabs[1]
 
 
 def test_a_bundle_is_replaced_when_the_user_says_so(bundled: Project) -> None:

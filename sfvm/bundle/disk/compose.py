@@ -14,8 +14,10 @@ from sfvm.bundle.disk.layout import Layout
 from sfvm.bundle.disk.partitions import SECTOR, Table, Wanted, arrange, partition_id, whole
 from sfvm.bundle.disk.parts import table_kind
 from sfvm.bundle.finished import BOOT_IMAGE, CORE_IMAGE, Finished
+from sfvm.bundle.holes import extents
 from sfvm.errors import BundleError
 
+BLOCK = 4 << 20
 NAMES = {"bios-boot": "BIOS boot", "esp": "EFI system"}
 
 
@@ -94,15 +96,9 @@ def _head_and_tail(finished: Finished, layout: Layout, table: Table, architectur
 
 
 def _copy_sparse(source: Path, target: int, offset: int) -> None:
-    """Copy the parts of *source* that hold data (lseek(2), SEEK_DATA) to *offset* in *target*."""
+    """Copy the parts of *source* that hold data to *offset* in *target*."""
     with source.open("rb") as file:
-        size, position = source.stat().st_size, 0
-        while position < size:
-            try:
-                start = os.lseek(file.fileno(), position, os.SEEK_DATA)
-            except OSError:
-                return  # nothing but holes from here on
-            position = os.lseek(file.fileno(), start, os.SEEK_HOLE)
-            while start < position and (data := os.pread(file.fileno(), min(position - start, 4 << 20), start)):
+        for start, end in extents(file.fileno(), source.stat().st_size):
+            while start < end and (data := os.pread(file.fileno(), min(end - start, BLOCK), start)):
                 os.pwrite(target, data, offset + start)
                 start += len(data)

@@ -5,7 +5,6 @@ and without anything of the guest, by programs that need no privileges: in a hel
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from sfvm.bundle.disk import efi, grub
 from sfvm.bundle.disk.layout import Layout
 from sfvm.bundle.finished import BOOT_IMAGE, CORE_IMAGE, part_file
+from sfvm.bundle.programs import find
 from sfvm.errors import BundleError
 
 MKIMAGE = ("grub-mkimage", "grub2-mkimage")
@@ -75,8 +75,7 @@ def run(epoch: int, names: tuple[str, ...], *arguments: str | Path) -> None:
 
     :raises BundleError: there is none, or it fails
     """
-    places = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"  # users' own often has no sbin
-    program = next(filter(None, (shutil.which(name, path=places) for name in names)), None)
+    program = find(*names)
     if program is None:
         raise BundleError(f"{names[0]} cannot be run", hint="./bootstrap installs it")
     # A user's mtools.conf is not for us.

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from sfvm.bundle.outputs._files import matching
+from sfvm.bundle.programs import program, run
 from sfvm.bundle.stage import Stage
 from sfvm.document import Element
-from sfvm.errors import BundleError, Place
+from sfvm.errors import Place
 
 
 @dataclass(frozen=True)
@@ -53,27 +52,14 @@ class Sign:
 
         :raises BundleError: gpg is not there, or does not sign
         """
-        gpg = shutil.which("gpg")
-        if gpg is None:
-            raise BundleError("gpg is not installed", place=self.place, hint="install GnuPG (Debian: gpg)")
+        gpg = program("gpg", "gpg", self.place)
         for name in matching(stage, self.of, self.place):
-            target = stage.new(f"{name}.asc", self.place)
-            words = [
-                gpg,
-                "--batch",
-                "--armor",
-                "--detach-sign",
-                "--local-user",
-                self.key,
-                "--output",
-                str(target),
-                name,
-            ]
-            done = subprocess.run(words, cwd=stage.directory, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise BundleError(
-                    f"{name} cannot be signed",
-                    place=self.place,
-                    why=done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "gpg failed",
-                    hint="gpg --list-secret-keys shows the keys",
-                )
+            words = [gpg, "--batch", "--armor", "--detach-sign", "--local-user", self.key]
+            words += ["--output", str(stage.new(f"{name}.asc", self.place)), str(stage.directory / name)]
+            run(
+                words,
+                stage,
+                self.place,
+                failure=f"{name} cannot be signed",
+                hint="gpg --list-secret-keys shows the keys",
+            )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from sfvm.bundle.compression import Sink
-from sfvm.bundle.hashing import next_data
+from sfvm.bundle.holes import next_data
 from sfvm.bundle.outputs.layout import parse_size
 from sfvm.bundle.stage import Stage
 from sfvm.bundle.xapi import VDI, Machine, ova_xml
