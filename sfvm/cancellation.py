@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,6 +59,21 @@ class Cancellation:
             with self._guard:
                 if kill in self._kills:
                     self._kills.remove(kill)
+
+    @contextmanager
+    def running(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
+        """A context at whose end *process* has ended: by itself, or killed when the context is left with an error or
+        the work is to end.
+
+        :raises Cancelled: instead of any error, once the work is to end
+        """
+        with process:
+            try:
+                with self.killing(process.kill):
+                    yield
+            except BaseException:
+                process.kill()
+                raise
 
 
 NEVER = Cancellation()

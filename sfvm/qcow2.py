@@ -195,13 +195,8 @@ def qemu_img(
         env={**os.environ, "LC_ALL": "C"},
         process_group=0,  # Ctrl-C is for us to handle
     )
-    with process:
-        try:
-            with stop.killing(process.kill):
-                output, errors = _communicate(process, progress)
-        except BaseException:
-            process.kill()
-            raise
+    with stop.running(process):
+        output, errors = _communicate(process, progress)
     stop.check()
     if process.returncode != 0:
         lines = errors.decode(errors="replace").strip().splitlines()

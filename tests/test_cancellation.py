@@ -1,5 +1,6 @@
 """Work in other threads ends when it is asked to, at once, and only then."""
 
+import subprocess
 import threading
 
 import pytest
@@ -49,3 +50,28 @@ def test_what_is_over_is_not_killed():
     stop.cancel()
     assert kills == []
     assert not NEVER.asked()
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["asked before it began", "asked meanwhile"])
+def test_a_program_is_killed_whenever_it_is_asked(early):
+    stop = Cancellation()
+    process = subprocess.Popen(["sleep", "1000"])
+    with process:  # whatever comes of it
+        try:
+            if early:
+                stop.cancel()
+            with pytest.raises(Cancelled), stop.running(process):
+                assert not early
+                stop.cancel()
+                process.wait(60)
+                raise RuntimeError("it was killed")
+            assert process.returncode == -9
+        finally:
+            process.kill()
+
+
+def test_a_program_ends_with_what_wants_it():
+    process = subprocess.Popen(["sleep", "1000"])
+    with pytest.raises(ValueError, match="of its own"), Cancellation().running(process):
+        raise ValueError("of its own")
+    assert process.returncode == -9

@@ -54,20 +54,16 @@ def run(
     with (
         source.open("rb", buffering=0) if source else nullcontext() as file,
         tempfile.TemporaryFile() as messages,
+    ):
+        total = max(source.stat().st_size, 1) if source else 1
         # C: its messages are shown.
-        subprocess.Popen(
+        process = subprocess.Popen(
             words, stdin=file or subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=messages, process_group=0,
             env={**os.environ, "LC_ALL": "C", **(environment or {})},
-        ) as process,
-        stage.stop.killing(process.kill),
-    ):  # fmt: skip
-        total = max(source.stat().st_size, 1) if source else 1
-        try:
+        )  # fmt: skip
+        with stage.stop.running(process):
             while _lives(process):
                 stage.progress(file.tell() / total if file else 0)
-        except BaseException:
-            process.kill()
-            raise
         messages.seek(0)
         lines = messages.read().decode(errors="replace").split("\n")
     if process.returncode:

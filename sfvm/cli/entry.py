@@ -13,17 +13,14 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
 from typing import IO
 
 import click
 
+from sfvm.cli.signals import interruptible
 from sfvm.errors import Interrupted, SfvmError, UsageError, suggestion
 from sfvm.guest import CommandFailed
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _ENVIRONMENT = {
     errno.EACCES,
@@ -51,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
     words = list(sys.argv[1:] if arguments is None else arguments)
-    with _signals():
+    with interruptible():
         try:
             if instruction := os.environ.get("_SFVM_COMPLETE"):
                 from click.shell_completion import shell_complete
@@ -171,28 +168,3 @@ def _broken_pipe() -> int:
         if _unread(stream):
             os.dup2(nowhere, stream.fileno())
     return 128 + signal.SIGPIPE
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """Signals that ask us to end raise :class:`Interrupted` in the main thread, once: cleaning up is not disturbed.
-    One that the parent process has told us to ignore (nohup) stays ignored."""
-    ended = False
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        nonlocal ended
-        if ended:
-            os.write(2, b"sfvm: cleaning up, a moment\n")
-            return
-        ended = True
-        raise Interrupted(number)
-
-    previous = {number: signal.getsignal(number) for number in SIGNALS}
-    for number, handler in previous.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -140,6 +140,37 @@ def test_signals_end_through_cleanup_even_when_repeated(world, number, status):
     assert "Traceback" not in errors
 
 
+def test_a_signal_that_another_thread_took_ends_all_the_same(world):
+    """Linux gives a signal for the process to any thread that happens to fork; the main one waits for a lock."""
+    script = """
+import queue, signal, sys, threading
+from sfvm.cli import commands, main
+
+def other():
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+    never.wait()
+
+never = threading.Event()
+
+@commands.cli.command()
+def waiter():
+    threading.Timer(0.2, other).start()
+    try:
+        queue.SimpleQueue().get()
+    finally:
+        never.set()
+
+sys.exit(main(["waiter"]))
+"""
+    with world.python(script) as process:
+        try:
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert "interrupted" in errors
+
+
 def test_a_reader_that_goes_away_is_no_error_message(world):
     script = """
 import sys

@@ -100,18 +100,14 @@ class Archive:
             words, cwd=stage.directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0,
             env={**os.environ, "LC_ALL": "C"},
         )  # fmt: skip
-        with process, stage.stop.killing(process.kill), stage.writing(target) as file:
+        with stage.stop.running(process), stage.writing(target) as file:
             assert process.stdout is not None and process.stderr is not None
             done = 0
-            try:
-                with compressed(self.compression, file) as sink:
-                    while block := process.stdout.read(BLOCK):
-                        sink.write(block)
-                        done += len(block)
-                        stage.progress(min(done / total, 1))
-            except BaseException:
-                process.kill()
-                raise
+            with compressed(self.compression, file) as sink:
+                while block := process.stdout.read(BLOCK):
+                    sink.write(block)
+                    done += len(block)
+                    stage.progress(min(done / total, 1))
             message = process.stderr.read().decode(errors="replace").strip()
         if process.returncode:
             raise BundleError(f"{self.name} cannot be packed", place=self.place, why=message or "tar was killed")
