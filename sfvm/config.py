@@ -12,21 +12,29 @@ import platformdirs
 
 from sfvm.errors import UsageError, suggestion
 
+MOST_CPUS = 4
+"""Package managers and their scripts have no use for more."""
+
 
 @dataclass(frozen=True)
 class Settings:
     """*connection* is ``auto``, ``direct`` or a libvirt URI; *jobs* is how many appliances may run at once (None: as
-    the machine allows); *memory* is MiB and *cpus* virtual CPUs of one appliance; *specs* are searched in order; *warm*
-    lets appliances be restored from a saved state."""
+    the machine allows); *memory* is MiB and *cpus* virtual CPUs of one appliance (None:
+    :meth:`cpus_each` says); *specs* are searched in order; *warm* lets appliances be restored from a saved state."""
 
     repository: Path
     cache: Path
     connection: str = "auto"
     jobs: int | None = None
     memory: int = 1024
-    cpus: int = 2
+    cpus: int | None = None
     specs: tuple[Path, ...] = ()
     warm: bool = True
+
+    def cpus_each(self, at_once: int = 1) -> int:
+        """Virtual CPUs of an appliance, of which *at_once* run: unless the user has set a number, they share the
+        machine's. Emulated, ten short builds by appliances of two take a third longer than by those of one, on two."""
+        return self.cpus or max(1, min((os.cpu_count() or 1) // at_once, MOST_CPUS))
 
     @property
     def saved_appliances(self) -> Path:
@@ -83,7 +91,7 @@ def load(
         connection=connection or environment.get("SFVM_CONNECTION") or stored.get("connection", "auto"),
         jobs=jobs or number("jobs", None),
         memory=number("memory", 1024) or 1024,
-        cpus=number("cpus", min(os.cpu_count() or 1, 4)) or 1,
+        cpus=number("cpus", None),
         specs=(*specs, Path("specs"), configuration / "specs", data("specs")),
         warm=truth("warm", True) if warm is None else warm,
     )

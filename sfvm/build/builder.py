@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sfvm.build.scheduler import Job, Schedule, limit, raise_first
@@ -97,7 +98,7 @@ def _run(
             chain,
             repository,
             image,
-            settings,
+            replace(settings, cpus=settings.cpus_each(schedule.at_once)),
             listener,
             sealed=schedule.sealed,
             stop=stop,

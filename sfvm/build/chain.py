@@ -302,7 +302,7 @@ class ChainBuilder:
     def _launch(self, node: Node, overlay: Path, files: int) -> None:
         self.stop.check()
         begun = time.monotonic()
-        shape = Shape(self.settings.memory, self.settings.cpus, baseline=baseline(node.definition.facts))
+        shape = Shape(self.settings.memory, self.settings.cpus_each(), baseline=baseline(node.definition.facts))
         appliance = launch(
             self.image,
             [Drive(overlay)],

@@ -49,6 +49,8 @@ class Schedule:
         self.limit = limit
         self.keep_going = keep_going
         self.stop = Cancellation()
+        self.at_once = 0
+        """How many jobs run, those included that are about to begin."""
         self._messages: queue.SimpleQueue[_Sealed | _Ended] = queue.SimpleQueue()
         self._missing = set(missing)
 
@@ -73,7 +75,9 @@ class Schedule:
 
         try:
             while True:
-                for job in self._ready(self.limit - len(threads)):
+                ready = self._ready(self.limit - len(threads))
+                self.at_once = len(threads) + len(ready)
+                for job in ready:
                     self.waiting.remove(job)
                     threads[job] = threading.Thread(target=worker, args=(job,), name=f"job {job.name}")
                     threads[job].start()
@@ -95,7 +99,7 @@ class Schedule:
                     if thread.ident is not None:  # interrupted before it began
                         thread.join()
 
-    def _ready(self, room: int) -> Iterable[Job]:
+    def _ready(self, room: int) -> list[Job]:
         if self.stop.asked():
             return []
         return [job for job in self.waiting if job.after not in self._missing][: max(room, 0)]

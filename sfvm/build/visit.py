@@ -64,7 +64,7 @@ def _enter(
         with launch(
             image,
             [Drive(overlay)],
-            Shape(settings.memory, settings.cpus, baseline=baseline(facts)),
+            Shape(settings.memory, settings.cpus_each(), baseline=baseline(facts)),
             settings,
             log=lambda line: listener(Output(name, line)),
             listener=listener,

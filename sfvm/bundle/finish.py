@@ -70,7 +70,7 @@ class Workshop:
         """An appliance with *drives*, for the node called *name*."""
         self.stop.check()
         image = appliance_image.ensure(self.settings.cache, self.listener)
-        shape = Shape(memory=self.settings.memory, cpus=self.settings.cpus, network=False)
+        shape = Shape(memory=self.settings.memory, cpus=self.settings.cpus_each(), network=False)
 
         def log(line: str) -> None:
             self.listener(Output(name, line))

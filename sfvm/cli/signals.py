@@ -1,4 +1,4 @@
-"""Signals that ask us to end become an exception in the main thread, wherever it waits and whichever thread they hit."""
+"""Signals that ask us to end become an exception in the main thread, whatever it waits for."""
 
 from __future__ import annotations
 

@@ -191,3 +191,24 @@ def test_ctrl_c_comes_out_after_every_worker_is_gone():
 @pytest.mark.parametrize(("asked", "memory", "expected"), [(3, 1024, 3), (None, 1 << 30, 1)])
 def test_limit(tmp_path, asked, memory, expected):
     assert limit(Settings(repository=tmp_path, cache=tmp_path, jobs=asked, memory=memory)) == expected
+
+
+def test_appliances_that_run_at_once_share_the_cpus(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    settings = Settings(repository=tmp_path, cache=tmp_path)
+    assert [settings.cpus_each(number) for number in (1, 2, 3, 6, 9)] == [4, 3, 2, 1, 1]
+    assert dataclasses.replace(settings, cpus=5).cpus_each(3) == 5
+
+
+def test_a_job_can_tell_how_many_run_beside_it():
+    told, together = {}, threading.Barrier(2)
+
+    def work(chain, stop):
+        told[chain[0].name] = schedule.at_once
+        if chain[0] is not TRUNK:
+            together.wait(20)
+        schedule.sealed(chain[0].key)
+
+    schedule = schedule_of([(TRUNK,), (LEFT,), (RIGHT,)], 2, work)
+    assert run(schedule) == []
+    assert told == {"trunk": 1, "left": 2, "right": 2}
