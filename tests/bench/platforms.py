@@ -14,6 +14,8 @@ TOGETHER = ("raw", "qcow2", "ova", "azure", "tar")
 WRITERS = {"xva": "sha1sum", "gce": "gzip", "oci": "gzip"}
 """Formats that we write ourselves, and the program that does the most expensive part of that alone."""
 
+REPRODUCIBLE = ("raw", "qcow2", "tar", "squashfs", "oci", "ova", "xva")
+
 
 def bundles(bench: Bench) -> list[Result]:
     """What is finished is kept, so every format is measured with it, alone and together."""
@@ -45,6 +47,20 @@ def bundles(bench: Bench) -> list[Result]:
         theirs = timed(command([program, *(["--stdout"] if program == "gzip" else []), disk]))
         rows.append(Result(f"{name} / {program} of the raw disk's data", run.seconds, theirs, None,
                            note=f"memory of sfvm {run.peak:.0f} MiB"))  # fmt: skip
+    return [*rows, *_repeated(bench, repository)]
+
+
+def _repeated(bench: Bench, repository: Path) -> list[Result]:
+    """How many files of a bundle are other bytes when it is made again."""
+    rows = []
+    for name in REPRODUCIBLE:
+        sums = []
+        for turn in ("one", "two"):
+            where = bench.home / turn
+            sfvm("bundle", "debian", name, "--output", str(where), repository=repository)
+            sums.append(set((where / f"debian-{name}" / "SHA256SUMS").read_text(encoding="utf-8").splitlines()))
+            shutil.rmtree(where)
+        rows.append(Result(f"{name} made again, files that differ", len(sums[1] - sums[0]), None, 0, "files"))
     return rows
 
 

@@ -10,7 +10,7 @@ from tests.guests.project import Project
 
 pytestmark = pytest.mark.vm
 
-FORMATS = ("raw", "qcow2", "tar")
+FORMATS = ("raw", "qcow2", "tar", "squashfs", "oci", "ova", "xva")
 
 
 def artifacts(directory: Path) -> dict[str, bytes]:
