@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from sfvm.appliance.machine import Appliance, Drive, Shape, start
 from sfvm.appliance.migration import write_state
 from sfvm.appliance.profile import Profile
 from sfvm.appliance.qmp import Monitor, Refused
+from sfvm.cancellation import NEVER, Cancellation
 from sfvm.config import Settings
 from sfvm.errors import ApplianceError
 from sfvm.events import Listener, Notice, phase
@@ -29,33 +31,36 @@ def launch(
     log: Callable[[str], None],
     listener: Listener,
     node: str = "",
+    stop: Cancellation = NEVER,
 ) -> Appliance:
     """Start an appliance with *drives*; *log* gets what commands in it write, line by line, from another thread. It is
     restored from a saved state where there is one; else it boots, and is saved for the next time.
 
     :raises ApplianceError: it cannot be started; the message has the last console lines
+    :raises Cancelled: *stop* asks for it
     """
     if shutil.which("qemu-system-x86_64") is None:
         raise ApplianceError("qemu-system-x86_64 is not installed", node=node or None, hint="./bootstrap installs it")
     with phase(listener, node, "appliance"):
         connection = choose(settings.connection, listener)
         profile = acceleration.prove(image, settings, listener)
+        begin = functools.partial(start, image, drives, shape, connection, profile, log=log, node=node, stop=stop)
         if not (settings.warm and warmable(connection)):
-            return start(image, drives, shape, connection, profile, log=log, node=node)
+            return begin()
         states = _States(
             warm.Store(settings.saved_appliances), _key(image, drives, shape, connection, profile), listener
         )
         if (state := states.find()) is not None:
             try:
-                appliance = start(image, drives, shape, connection, profile, log=log, node=node, state=state)
+                appliance = begin(state=state)
             except ApplianceError as error:
-                appliance = start(image, drives, shape, connection, profile, log=log, node=node)
+                appliance = begin()
                 # It boots: so it was the state's fault.
                 states.discard(state, error.detail[-1] if error.detail else error.why or error.what)
             else:
                 states.store.proved(states.key, state)
             return appliance
-        return start(image, drives, shape, connection, profile, log=log, node=node, save=states.saver(shape))
+        return begin(save=states.saver(shape))
 
 
 def warmable(connection: str) -> bool:

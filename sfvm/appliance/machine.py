@@ -27,6 +27,7 @@ from sfvm.appliance.supply import Supply
 from sfvm.appliance.terminal import attach
 from sfvm.appliance.waiting import interruptible, quiet
 from sfvm.appliance.warm import State
+from sfvm.cancellation import NEVER, Cancellation
 from sfvm.errors import ApplianceError
 from sfvm.events import Listener
 from sfvm.guest import Command, CommandFailed
@@ -69,15 +70,17 @@ def start(
     node: str = "",
     state: State | None = None,
     save: Save | None = None,
+    stop: Cancellation = NEVER,
 ) -> Appliance:
     """Start an appliance, everything being decided: from a saved *state*, or else by a boot, in which *save* may save
     it.
 
     :raises ApplianceError: it does not start; the message has the last console lines
+    :raises Cancelled: *stop* asks for it
     """
     appliance = Appliance(Scratch(), drives, connection, profile, log, node)
     try:
-        appliance.boot(image, shape, state, save)
+        appliance.boot(image, shape, state, save, stop)
     except BaseException:
         appliance.close()
         raise
@@ -133,7 +136,7 @@ class Appliance:
     def connection(self) -> str:
         return self.hypervisor.name
 
-    def boot(self, image: Image, shape: Shape, state: State | None = None, save: Save | None = None) -> None:
+    def boot(self, image: Image, shape: Shape, state: State | None, save: Save | None, stop: Cancellation) -> None:
         """Start the VM and wait until it is ready; it is killed when that takes longer than the profile allows."""
         import guestfs
 
@@ -172,7 +175,8 @@ class Appliance:
         watch.daemon = True
         watch.start()
         try:
-            interruptible(functools.partial(self._launch, handle), self._kill_by_directory)
+            with stop.killing(self._kill_by_directory):
+                interruptible(functools.partial(self._launch, handle), self._kill_by_directory)
         except RuntimeError as error:
             raise self._died("the appliance did not start", str(error)) from error
         finally:

@@ -311,10 +311,11 @@ class ChainBuilder:
             log=lambda line: self._log.line(line),
             listener=self.listener,
             node=node.name,
+            stop=self.stop,
         )
         appliance.supplied(self.repository.mirror, temporary(self.repository.temporary(), "exchange"), self.listener)
         self.running = Running(appliance, overlay, files)
-        self.stop.check()  # nobody could kill it before
+        self.stop.check()  # asked just now
         seconds = time.monotonic() - begun
         self.listener(
             ApplianceStarted(node.name, seconds, appliance.accelerator, appliance.connection, appliance.restored)

@@ -75,7 +75,8 @@ class Workshop:
         def log(line: str) -> None:
             self.listener(Output(name, line))
 
-        with launch(image, drives, shape, self.settings, log=log, listener=self.listener, node=name) as appliance:
+        listener, stop = self.listener, self.stop
+        with launch(image, drives, shape, self.settings, log=log, listener=listener, node=name, stop=stop) as appliance:
             try:
                 with self.stop.killing(appliance.kill):
                     yield appliance
