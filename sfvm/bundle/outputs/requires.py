@@ -22,8 +22,8 @@ class Requires:
     ``initramfs`` are modules that find the root disk: built into the kernel, or in its initramfs; ``driver`` those that
     are built in or that the guest has; ``option`` are the kernel's, set to y or m; ``compression`` is how its image may
     be compressed; ``package`` are packages that are installed. A blank is "and", ``|`` is "or". A node without a kernel
-    is asked for packages alone, if the disk has no boot loader. ``filesystem="ext4 xfs"`` are the types that the root may
-    have, for loaders that read no others.
+    is asked for packages alone, if the disk has no boot loader. ``filesystem="ext4 xfs"`` are the types that the root
+    may have, for loaders that read no others.
     """
 
     element: ClassVar[str] = "requires"
