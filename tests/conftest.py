@@ -1,6 +1,7 @@
 """What tests of several modules share: settings in a temporary directory, and the appliance, built once."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sfvm.config import Settings
 from sfvm.events import ignore
 from tests.guests.project import Project
 from tests.guests.project import project as project_of
+from tests.peers.tools import tool
 
 hypothesis_settings.register_profile("sfvm", deadline=None)  # a slow machine is no failure
 hypothesis_settings.load_profile("sfvm")
@@ -41,6 +43,21 @@ def seed(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with project_of(home) as made:
         made.sfvm("build", "busybox")
     return home / "repository"
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RSA keys and certificates of the user and of the cloud, and of somebody else."""
+    directory = tmp_path_factory.mktemp("keys")
+
+    def openssl(*words: str | Path) -> None:
+        subprocess.run([tool("openssl"), *map(str, words)], check=True, capture_output=True)
+
+    for name in ("user", "cloud", "other"):
+        files = ("-keyout", directory / f"{name}.key", "-out", directory / f"{name}.pem")
+        openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}", *files)
+    openssl("rsa", "-aes128", "-passout", "pass:x", "-in", directory / "user.key", "-out", directory / "locked")
+    return directory
 
 
 @pytest.fixture

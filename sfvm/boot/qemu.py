@@ -1,4 +1,5 @@
-"""Boots a disk image in QEMU, under BIOS or UEFI, and watches its serial console. The image is not changed."""
+"""Boots a disk image in QEMU, under BIOS or UEFI, or a machine without a disk from its network, and watches the serial
+console. The image is not changed."""
 
 from __future__ import annotations
 
@@ -32,8 +33,11 @@ CONTROLLERS = {
     "pvscsi": ("pvscsi", SCSI_DISK),
     "nvme": ("nvme,drive=disk,serial=sfvm,bootindex=1",),
     "ahci": ("ide-hd,drive=disk,bootindex=1",),
+    "cd": ("ide-cd,drive=disk,bootindex=1",),
+    "usb": ("qemu-xhci", "usb-storage,drive=disk,bootindex=1"),
 }
-"""How platforms attach a disk, as QEMU's devices: KVM; Google and Proxmox; VMware; Amazon; VirtualBox."""
+"""How platforms attach a disk, as QEMU's devices: KVM; Google and Proxmox; VMware; Amazon; VirtualBox; a PC's CD and
+USB stick."""
 
 DEAD_ENDS = (
     "Kernel panic - not syncing",
@@ -41,8 +45,9 @@ DEAD_ENDS = (
     "No bootable device",
     "No bootable option or device was found",
     "You are in emergency mode",
+    "BOOT FAILED!",
 )
-"""What a console shows when nothing more will come: SeaBIOS, OVMF, GRUB, Linux, systemd."""
+"""What a console shows when nothing more will come: SeaBIOS, OVMF, GRUB, Linux, systemd, live-boot."""
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?=]*[A-Za-z]|[()][A-Z0-9]|[=>78c])")
 LAST_LINES = 25
@@ -69,27 +74,64 @@ def boot(
     :raises SfvmError: not all was shown in time, QEMU ended, or the guest gave up; the last lines are in the error
     """
     format_ = format_ or (disk.suffix.removeprefix(".") if disk.suffix in (".qcow2", ".vmdk", ".vhdx") else "raw")
+    with tempfile.TemporaryDirectory(prefix="sfvm-boot-") as directory:
+        flash = _uefi(Path(directory)) if firmware == UEFI else None
+        words = command(disk, format_, memory, profile, flash, controller, nic)
+        return _watch(words, f"{disk} does not boot under {firmware.upper()}", until, deadline, directory, log)
+
+
+def netboot(
+    script: str,
+    *,
+    until: Sequence[str],
+    deadline: float,
+    memory: int = 2048,
+    profile: Profile = TCG,
+    log: Callable[[str], None] = lambda text: None,
+) -> str:
+    """As :func:`boot`, a machine without a disk, whose network card runs iPXE: DHCP tells it *script*, the URI of an
+    iPXE script. This machine is 10.0.2.2 there.
+
+    :raises SfvmError: as :func:`boot`
+    """
+    words = (
+        *_machine(memory, profile),
+        *("-netdev", f"user,id=net,bootfile={_value(script)}", "-device", "virtio-net-pci,netdev=net,bootindex=1"),
+    )
+    with tempfile.TemporaryDirectory(prefix="sfvm-boot-") as directory:
+        return _watch(words, f"{script} does not boot", until, deadline, directory, log)
+
+
+def _watch(
+    words: Sequence[str],
+    failing: str,
+    until: Sequence[str],
+    deadline: float,
+    directory: str,
+    log: Callable[[str], None],
+) -> str:
+    """Run QEMU with *words* until its console has shown every text of *until*; what it has shown."""
     end = time.monotonic() + deadline
     text = ""
-    with _running(disk, format_, firmware, memory, profile, controller, nic) as (process, errors):
+    with _running(words, directory) as (process, errors):
         assert process.stdout is not None
         output = process.stdout.fileno()
         while missing := [wanted for wanted in until if wanted not in text]:
             left = end - time.monotonic()
             ready = left > 0 and select.select([output], [], [], left)[0]
             if not ready:
-                raise _failure(disk, firmware, text, f"no {missing[0]!r} on the console after {deadline:.0f} s")
+                raise _failure(failing, text, f"no {missing[0]!r} on the console after {deadline:.0f} s")
             chunk = os.read(output, 65536)
             if not chunk:
                 process.wait()
                 errors.seek(0)
                 said = errors.read().decode(errors="replace").strip()
-                raise _failure(disk, firmware, text, f"QEMU ended: {said or 'the guest stopped the machine'}")
+                raise _failure(failing, text, f"QEMU ended: {said or 'the guest stopped the machine'}")
             log(chunk.decode(errors="replace"))
             text = plain(text + chunk.decode(errors="replace"))
             for sign in DEAD_ENDS:
                 if sign in text:
-                    raise _failure(disk, firmware, text, f"the console shows {sign!r}")
+                    raise _failure(failing, text, f"the console shows {sign!r}")
     return text
 
 
@@ -117,32 +159,29 @@ def command(
     ]
     devices = [word for device in CONTROLLERS[controller] for word in ("-device", device)]
     return (
-        "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-vga", "std",
-        "-machine", f"q35,accel={profile.name}", "-cpu", profile.cpu() or "max", "-smp", "2", "-m", str(memory),
-        "-serial", "stdio", *flash,
+        *_machine(memory, profile), *flash,
         "-drive", f"file={_value(disk.absolute())},format={format_},if=none,id=disk,snapshot=on,cache=unsafe",
         *devices,
         "-netdev", "user,id=net", "-device", f"{nic},netdev=net,romfile=",
+    )  # fmt: skip
+
+
+def _machine(memory: int, profile: Profile) -> tuple[str, ...]:
+    """QEMU and a machine without disks and network."""
+    return (
+        "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-vga", "std",
+        "-machine", f"q35,accel={profile.name}", "-cpu", profile.cpu() or "max", "-smp", "2", "-m", str(memory),
+        "-serial", "stdio",
         "-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng",
     )  # fmt: skip
 
 
 @contextmanager
-def _running(
-    disk: Path, format_: str, firmware: str, memory: int, profile: Profile, controller: str, nic: str
-) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-    """QEMU with the disk, killed at the end (by the kernel, too, when this process is killed)."""
-    with tempfile.TemporaryDirectory(prefix="sfvm-boot-") as directory, tempfile.TemporaryFile() as errors:
-        flash = _uefi(Path(directory)) if firmware == UEFI else None
-        words = [
-            "setpriv",
-            "--pdeathsig",
-            "KILL",
-            "--",
-            *command(disk, format_, memory, profile, flash, controller, nic),
-        ]
+def _running(words: Sequence[str], directory: str) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+    """QEMU, killed at the end (by the kernel, too, when this process is killed); *directory* is for what it changes."""
+    with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            words,
+            ["setpriv", "--pdeathsig", "KILL", "--", *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -167,11 +206,11 @@ def _uefi(directory: Path) -> tuple[Path, Path]:
     )
 
 
-def _failure(disk: Path, firmware: str, text: str, why: str) -> SfvmError:
+def _failure(what: str, text: str, why: str) -> SfvmError:
     lines = [line for line in text.splitlines() if line.strip()]
-    return SfvmError(f"{disk} does not boot under {firmware.upper()}", why=why, detail=lines[-LAST_LINES:])
+    return SfvmError(what, why=why, detail=lines[-LAST_LINES:])
 
 
-def _value(path: Path) -> str:
+def _value(path: Path | str) -> str:
     """A file name inside an option: commas are doubled (qemu(1))."""
     return str(path).replace(",", ",,")

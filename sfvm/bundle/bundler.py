@@ -182,7 +182,7 @@ class _Group:
         fitting = []
         for recipe in self.recipes:
             try:
-                check(recipe, kernel, packages)
+                check(recipe, kernel, packages, manifest.filesystem)
             except Unfit as error:
                 if not recipe.optional:
                     raise

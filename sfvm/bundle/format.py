@@ -97,14 +97,16 @@ class Formats:
         )
 
 
-def check(recipe: Recipe, kernel: Kernel | None, packages: frozenset[str]) -> None:
-    """Whether a node with this *kernel* and these *packages* has what *recipe* requires.
+def check(recipe: Recipe, kernel: Kernel | None, packages: frozenset[str], filesystem: str = "") -> None:
+    """Whether a node with this *kernel*, these *packages* and a root *filesystem* of this type has what *recipe*
+    requires.
 
     :raises Unfit: it has not; the message names all that is missing
     """
     bootable = recipe.layout is not None and recipe.layout.boot.loader != "none"
+    root = (recipe.layout.root.filesystem if recipe.layout else "") or filesystem
     for required in recipe.requires:
-        lacking = list(required.missing(kernel, packages))
+        lacking = list(required.missing(kernel, packages, root))
         if kernel is None and required.of_kernel and (bootable or recipe.layout is None):
             lacking.append("a kernel")
         if lacking:

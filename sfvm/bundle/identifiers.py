@@ -1,4 +1,5 @@
-"""The identifiers that ``qemu-img`` draws at random for the files it writes, made to follow from the node."""
+"""The identifiers that ``qemu-img`` draws at random for the files it writes, and the times, made to follow from the
+node."""
 
 from __future__ import annotations
 
@@ -21,11 +22,22 @@ VHDX_METADATA = uuid.UUID("8b7ca206-4790-4b9a-b8fe-575f050f886e").bytes_le
 VHDX_PAGE83 = uuid.UUID("beca12ab-b2e6-4523-93ef-c309e000c746").bytes_le
 """MS-VHDX, sections 2.2 (headers, region table) and 2.6 (metadata; the SCSI identifier is in its page 83 item)."""
 
+VHD_FOOTER = 512
+"""Bytes at the end of the file; a dynamic disk has a copy at its beginning (Microsoft, Virtual Hard Disk Image Format
+Specification 1.0, "Hard Disk Footer Format")."""
+VHD_TIME, VHD_TYPE, VHD_CHECKSUM, VHD_IDENTIFIER = 24, 60, 64, 68
+"""Offsets in it: time (seconds since 2000-01-01 UTC), type, sum, UUID; big-endian."""
+VHD_DYNAMIC = 3
+YEAR_2000 = 946684800
 
-def settle(path: Path, kind: str, unique: uuid.UUID) -> None:
+
+def settle(path: Path, kind: str, unique: uuid.UUID, epoch: int = 0) -> None:
     """Replace the random identifiers in the file *path* that ``qemu-img`` has written in its format *kind* by ones made
-    from *unique*; formats that have none stay as they are."""
-    if (change := _KINDS.get(kind)) is not None:
+    from *unique*, and its time by *epoch*, in seconds since 1970; formats that have none stay as they are."""
+    if kind == "vpc":
+        with path.open("r+b") as file:
+            _vhd(file, unique, epoch)
+    elif (change := _KINDS.get(kind)) is not None:
         with path.open("r+b") as file:
             change(file, unique)
 
@@ -74,6 +86,24 @@ def _vhdx(file: IO[bytes], unique: uuid.UUID) -> None:
     item = _entry(file, metadata, 32, VHDX_PAGE83, "<16xI")
     file.seek(metadata + item)
     file.write(uuid.uuid5(unique, "disk").bytes_le)
+
+
+def _vhd(file: IO[bytes], unique: uuid.UUID, epoch: int) -> None:
+    """The footer, and the copy that a dynamic disk has."""
+    end = file.seek(-VHD_FOOTER, 2)
+    footer = bytearray(file.read(VHD_FOOTER))
+    struct.pack_into(">I", footer, VHD_TIME, max(epoch - YEAR_2000, 0))
+    footer[VHD_IDENTIFIER : VHD_IDENTIFIER + 16] = unique.bytes
+    struct.pack_into(">I", footer, VHD_CHECKSUM, vhd_checksum(footer))
+    dynamic = int.from_bytes(footer[VHD_TYPE : VHD_TYPE + 4], "big") == VHD_DYNAMIC
+    for offset in (0, end) if dynamic else (end,):
+        file.seek(offset)
+        file.write(footer)
+
+
+def vhd_checksum(footer: bytes | bytearray) -> int:
+    """The one's complement of the sum of all bytes but those of the sum itself (the same specification)."""
+    return ~(sum(footer) - sum(footer[VHD_CHECKSUM : VHD_CHECKSUM + 4])) & 0xFFFFFFFF
 
 
 def _entry(file: IO[bytes], table: int, first: int, name: bytes, layout: str) -> int:

@@ -14,9 +14,11 @@ from sfvm.bundle.identifiers import crc32c
 from sfvm.bundle.outputs.convert import Convert
 from sfvm.bundle.stage import Stage
 from tests.peers.disks import Refused, same, unpacked
+from tests.peers.tools import tool
 
 MIB = 1 << 20
 KINDS = ("vdi", "vhdx", "vmdk")
+VHDS = ("dynamic", "fixed")
 VMDKS = ("monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat")
 
 
@@ -37,7 +39,9 @@ def converted(disk: Path, directory: Path, kind: str, *, identity: int = 1, subf
     path = directory.with_suffix(".xml")
     more = f' subformat="{subformat}"' if subformat else ""
     path.write_text(f'<convert xmlns="urn:sfvm:1" to="{kind}"{more} as="d.{kind}"/>')
-    stage = Stage(directory, Disk(disk), None, lambda fraction: None, identity=uuid.UUID(int=identity))
+    stage = Stage(
+        directory, Disk(disk), None, lambda fraction: None, identity=uuid.UUID(int=identity), epoch=1_700_000_000
+    )
     Convert.parse(document.parse(path)).make(stage)
     return stage
 
@@ -46,7 +50,10 @@ def content(stage: Stage) -> dict[str, bytes]:
     return {name: (stage.directory / name).read_bytes() for name in stage.made}
 
 
-@pytest.mark.parametrize(("kind", "subformat"), [("vdi", ""), ("vhdx", ""), *(("vmdk", name) for name in VMDKS)])
+@pytest.mark.parametrize(
+    ("kind", "subformat"),
+    [("vdi", ""), ("vhdx", ""), *(("vmdk", name) for name in VMDKS), *(("vpc", name) for name in VHDS)],
+)
 def test_equal_disks_of_a_node_are_equal_files(disk: Path, tmp_path: Path, kind: str, subformat: str) -> None:
     one, two = (converted(disk, tmp_path / name, kind, subformat=subformat) for name in ("one", "two"))
     other = converted(disk, tmp_path / "other", kind, subformat=subformat, identity=2)
@@ -84,6 +91,22 @@ def test_a_wrong_checksum_of_a_vhdx_is_seen(disk: Path, tmp_path: Path) -> None:
     assert subprocess.run(["qemu-img", "check", "-f", "vhdx", image], capture_output=True).returncode == 1
     with pytest.raises(Refused):
         unpacked(image, "vhdx", tmp_path / "7")
+
+
+@pytest.mark.parametrize("subformat", VHDS)
+def test_others_read_a_vhd_and_refuse_a_damaged_one(disk: Path, tmp_path: Path, subformat: str) -> None:
+    """Its size is rounded up to whole cylinders."""
+    stage = converted(disk, tmp_path / "out", "vpc", subformat=subformat)
+    image = stage.directory / "d.vpc"
+    told = subprocess.run([tool("vhdiinfo"), image], capture_output=True, text=True, check=True).stdout
+    assert str(stage.uuid("d.vpc")) in told.lower()
+    assert unpacked(image, "vhd", tmp_path / "7").read_bytes().startswith(disk.read_bytes())
+    with image.open("r+b") as file:
+        for offset in (0, -512):
+            file.seek(offset + 24, 2 if offset else 0)  # the time: the sum is wrong then
+            file.write(b"\xff" * 4)
+    with pytest.raises(Refused):
+        unpacked(image, "vhd", tmp_path / "broken")
 
 
 def test_the_checksum_is_castagnolis() -> None:

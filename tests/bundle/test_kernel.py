@@ -14,7 +14,8 @@ import pytest
 import zstandard
 
 from sfvm import document
-from sfvm.bundle.format import Recipe, check
+from sfvm.bundle.disk.layout import Layout, Part
+from sfvm.bundle.format import Recipe, check, expand, request
 from sfvm.bundle.kernel import Kernel, compression, initramfs_modules, modules, options
 from sfvm.bundle.outputs.requires import Requires
 from sfvm.bundle.stage import Unfit
@@ -66,6 +67,37 @@ def test_an_impossible_pairing_names_what_is_missing_and_what_has_it(tmp_path: P
     assert "<packages install=" in caught.value.render()
     with pytest.raises(Unfit, match="a kernel"):
         check(recipe, None, frozenset())
+
+
+def test_a_loader_reads_the_filesystems_that_it_knows(tmp_path: Path) -> None:
+    """That of the layout's root counts; where that has none of its own, the node's."""
+    required = (requires(tmp_path, 'filesystem="ext4 xfs"'),)
+    place = Place(tmp_path, 1)
+
+    def recipe(root: str) -> Recipe:
+        return Recipe("pv", Layout("none", (Part("root", filesystem=root),)), required, (), {}, place)
+
+    check(recipe(""), None, frozenset(), "xfs")
+    check(recipe("ext4"), None, frozenset(), "btrfs")
+    for root, node in (("btrfs", "ext4"), ("", "btrfs")):
+        with pytest.raises(Unfit) as caught:
+            check(recipe(root), None, frozenset(), node)
+        assert "a root filesystem of the type ext4 or xfs, not btrfs" in caught.value.render()
+        assert "<root format=" in caught.value.render()
+
+
+@pytest.mark.parametrize("name", ["xen-pv", "xen-pvh"])
+def test_pygrub_reads_no_btrfs(name: str) -> None:
+    facts = {"architecture": "x86_64"}
+    full = Kernel("6", {"XEN_PV": "y", "XEN_PVH": "y", "HVC_XEN": "y"}, frozenset({"xen_blkfront", "xen_netfront"}))
+    for boot in ("pygrub", "direct"):
+        recipe = expand(request(name, {"boot": boot}), "web", facts)
+        check(recipe, full, frozenset(), "ext4")
+        if boot == "direct":
+            check(recipe, full, frozenset(), "btrfs")
+        else:
+            with pytest.raises(Unfit, match="does not fit"):
+                check(recipe, full, frozenset(), "btrfs")
 
 
 def test_kernel_options_and_module_lists() -> None:

@@ -12,11 +12,13 @@ import pytest
 from sfvm import document
 from sfvm.bundle.disk import mbr
 from sfvm.bundle.disk.compose import table_of
+from sfvm.bundle.disk.filesystems import TYPES
 from sfvm.bundle.disk.layout import Layout
 from sfvm.bundle.disk.partitions import Wanted, arrange
 from sfvm.bundle.outputs.layout import LayoutVerb
 from sfvm.errors import SpecError
 from sfvm.spec import schema
+from tests.peers.tools import PLACES, tool
 
 UNIQUE = uuid.UUID("5f9d6a2e-7c1b-4a55-9b0e-1f2a3b4c5d6e")
 
@@ -111,3 +113,21 @@ def test_sfdisk_reads_the_mbr(tmp_path: Path) -> None:
 def test_what_an_mbr_cannot_hold() -> None:
     with pytest.raises(ValueError, match="2 TiB"):
         mbr.head(arrange([Wanted("root", "", 3 << 40)], UNIQUE))
+
+
+def test_an_f2fs_is_sound_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    """As the helper VM makes it, whose kernel need not read it for that."""
+    image = tmp_path / "image"
+    with image.open("wb") as file:
+        file.truncate(200 << 20)
+    lines = f"set -e\nguest() {{ false; }}\nuuid={UNIQUE} size={200 << 20} device={image}\n{TYPES['f2fs'].make}"
+    subprocess.run(["bash", "-c", lines], check=True, env={"PATH": PLACES})
+    assert subprocess.run([tool("blkid"), "-p", "-s", "UUID", "-o", "value", image], capture_output=True, text=True,
+                          check=True).stdout.strip() == str(UNIQUE)  # fmt: skip
+    check = [tool("fsck.f2fs"), "--dry-run", image]
+    subprocess.run(check, check=True, capture_output=True)
+    with image.open("r+b") as file:
+        for offset in (1024, 4096 + 1024):  # both superblocks (Linux, f2fs_fs.h)
+            file.seek(offset)
+            file.write(bytes(64))
+    assert subprocess.run(check, capture_output=True).returncode != 0

@@ -1,47 +1,31 @@
-"""A real Debian: built as a user would, bundled, and booted under both firmwares.
-
-One build serves all tests of the module; its repository is thrown away.
-"""
+"""A real Debian: built as a user would, bundled, and booted under both firmwares."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sfvm.boot.qemu import boot
 from sfvm.bundle.format import Formats
+from tests.e2e.conftest import BOOT_SECONDS, BUILD_SECONDS, SPECS
 from tests.guests.project import Project
-from tests.guests.project import project as project_of
 
 pytestmark = pytest.mark.e2e
-SPECS = Path(__file__).parent / "specs"
 MARK = "mark: derived-node-was-here"
 LACKS = {
     "ami-instance-store": "--set user=",
     "digitalocean": "cloud-init",
     "iso": "live-boot",
-    "squashfs": "/var/log/journal",
     "vagrant-libvirt": "openssh-server",
     "vagrant-virtualbox": "openssh-server",
     "vagrant-vmware": "openssh-server",
     "virtualbox": "ahci",
 }
-"""What a format is left out for: keys of the user's, packages, ACLs, and what Debian's cloud kernel does not have."""
-BUILD_SECONDS = 2400.0
-BOOT_SECONDS = 900.0
-"""What is stuck ends the test; without KVM a good build takes about ten minutes, a good boot about one."""
-
-
-@pytest.fixture(scope="module")
-def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    with project_of(tmp_path_factory.mktemp("debian")) as made:
-        out = str(made.home / "out")
-        made.sfvm("build", "marked", "--specs", str(SPECS), "--bundle", "qcow2", "--output", out, timeout=BUILD_SECONDS)
-        yield made
+"""What a format is left out for: keys of the user's, packages, what Debian's cloud kernel does not have. In
+``test_live.py`` a Debian has it all."""
 
 
 @pytest.fixture(scope="module")

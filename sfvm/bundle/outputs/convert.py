@@ -22,7 +22,7 @@ class Convert:
         <convert to="qcow2" options="compat=1.1" compress="zlib" as="${name}.qcow2"/>
 
     ``to`` is one of QEMU's formats, ``options`` are its creation options, ``compress`` is ``no``, ``zlib`` or ``zstd``
-    (qcow2; old readers know only zlib).
+    (qcow2; old readers know only zlib). Identifiers and times in it are those of the node: equal disks are equal files.
     """
 
     element: ClassVar[str] = "convert"
@@ -82,7 +82,7 @@ class Convert:
         options = ["-o", self.options] if self.options else []
         compress = [] if self.compress == "no" else ["-c"]
         stage.disk.convert(target, self.to, *compress, *options, progress=stage.progress, stop=stage.stop)
-        settle(target, self.to, stage.uuid(self.name))
+        settle(target, self.to, stage.uuid(self.name), stage.epoch)
         # Some VMDKs are a descriptor and extents: NAME-flat.vmdk, NAME-s001.vmdk.
         extents = stage.directory.glob(f"{glob.escape(target.stem)}-*{target.suffix}") if self.to == "vmdk" else ()
         stage.made.extend(sorted(path.name for path in extents if path.name not in stage.made))

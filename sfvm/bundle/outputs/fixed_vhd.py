@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from sfvm.bundle.identifiers import settle
 from sfvm.bundle.stage import Stage
 from sfvm.document import Element
 from sfvm.errors import BundleError, Place
 
-FOOTER = 512
-"""Bytes at the end of the file (Microsoft, Virtual Hard Disk Image Format Specification 1.0, "Hard Disk Footer")."""
-TIME, CHECKSUM, IDENTIFIER = 24, 64, 68
-"""Offsets in it: time (seconds since 2000-01-01 UTC), sum, UUID; big-endian."""
-YEAR_2000 = 946684800
 MIB = 1 << 20
 
 
@@ -68,21 +62,4 @@ class FixedVhd:
         # force_size: without it QEMU rounds the size to whole cylinders.
         options = ("-o", "subformat=fixed,force_size=on")
         stage.disk.convert(target, "vpc", *options, progress=stage.progress, stop=stage.stop)
-        _settle(target, stage)
-
-
-def _settle(target: Path, stage: Stage) -> None:
-    """Replace the time and the random identifier that QEMU writes."""
-    with target.open("r+b") as file:
-        file.seek(-FOOTER, 2)
-        footer = bytearray(file.read(FOOTER))
-        struct.pack_into(">I", footer, TIME, max(stage.epoch - YEAR_2000, 0))
-        footer[IDENTIFIER : IDENTIFIER + 16] = stage.uuid("vhd").bytes
-        struct.pack_into(">I", footer, CHECKSUM, checksum(bytes(footer)))
-        file.seek(-FOOTER, 2)
-        file.write(footer)
-
-
-def checksum(footer: bytes) -> int:
-    """The one's complement of the sum of all bytes but those of the sum itself (the same specification)."""
-    return ~(sum(footer) - sum(footer[CHECKSUM : CHECKSUM + 4])) & 0xFFFFFFFF
+        settle(target, "vpc", stage.uuid("vhd"), stage.epoch)

@@ -22,7 +22,8 @@ class Requires:
     ``initramfs`` are modules that find the root disk: built into the kernel, or in its initramfs; ``driver`` those that
     are built in or that the guest has; ``option`` are the kernel's, set to y or m; ``compression`` is how its image may
     be compressed; ``package`` are packages that are installed. A blank is "and", ``|`` is "or". A node without a kernel
-    is asked for packages alone, if the disk has no boot loader.
+    is asked for packages alone, if the disk has no boot loader. ``filesystem="ext4 xfs"`` are the types that the root
+    may have, for loaders that read no others.
     """
 
     element: ClassVar[str] = "requires"
@@ -34,6 +35,7 @@ class Requires:
       <optional><attribute name="option"><ref name="words"/></attribute></optional>
       <optional><attribute name="compression"><ref name="words"/></attribute></optional>
       <optional><attribute name="package"><ref name="words"/></attribute></optional>
+      <optional><attribute name="filesystem"><ref name="words"/></attribute></optional>
     </element>"""
 
     initramfs: tuple[str, ...]
@@ -42,6 +44,7 @@ class Requires:
     compression: tuple[str, ...]
     package: tuple[str, ...]
     place: Place = field(compare=False)
+    filesystem: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, element: Element) -> Self:
@@ -52,22 +55,27 @@ class Requires:
             element.words("compression"),
             element.words("package"),
             element.place,
+            element.words("filesystem"),
         )
 
     def title(self) -> str:
-        return "requires " + " ".join((*self.initramfs, *self.driver, *self.option, *self.package))
+        return "requires " + " ".join((*self.initramfs, *self.driver, *self.option, *self.package, *self.filesystem))
 
     def inputs(self) -> Mapping[str, Any]:
         return {"initramfs": list(self.initramfs), "driver": list(self.driver), "option": list(self.option),
-                "compression": list(self.compression), "package": list(self.package)}  # fmt: skip
+                "compression": list(self.compression), "package": list(self.package),
+                "filesystem": list(self.filesystem)}  # fmt: skip
 
     @property
     def of_kernel(self) -> bool:
         """Whether anything is asked of the kernel."""
         return bool(self.initramfs or self.driver or self.option or self.compression)
 
-    def missing(self, kernel: Kernel | None, packages: frozenset[str]) -> Iterator[str]:
-        """What is not there, each as a phrase; nothing is asked of a *kernel* that is None."""
+    def missing(self, kernel: Kernel | None, packages: frozenset[str], filesystem: str = "") -> Iterator[str]:
+        """What is not there, each as a phrase; nothing is asked of a *kernel* that is None, nor of a root *filesystem*
+        that is ""."""
+        if self.filesystem and filesystem and filesystem not in self.filesystem:
+            yield f"a root filesystem of the type {' or '.join(self.filesystem)}, not {filesystem}"
         for words in self.package:
             if not _any(words, packages):
                 yield f"the package {_or(words)}"
@@ -89,6 +97,8 @@ class Requires:
 
 def advice(lacking: Sequence[str], kernel: Kernel | None) -> str:
     """What to do about what :meth:`Requires.missing` has told."""
+    if any("root filesystem" in phrase for phrase in lacking):
+        return 'give the layout one: <root format="…"/>, or the node: <disk format="…"/>; or choose another loader'
     if all("package" in phrase for phrase in lacking):
         return 'install it in the node: <packages install="…"/>'
     if kernel is not None and "cloud" in kernel.version:

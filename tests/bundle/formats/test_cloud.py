@@ -19,7 +19,7 @@ import pytest
 
 from sfvm.bundle.disk.disk import Disk
 from sfvm.bundle.format import Formats, Recipe, expand, request
-from sfvm.bundle.outputs import fixed_vhd
+from sfvm.bundle.identifiers import vhd_checksum
 from sfvm.bundle.stage import Stage
 from sfvm.errors import BundleError, SpecError
 from tests.peers.tools import tool
@@ -219,7 +219,7 @@ def test_azure_takes_the_disk(make: Make, tmp_path: Path) -> None:
     )
     assert (cookie, features, version, offset, kind) == (b"conectix", 2, 0x10000, 0xFFFFFFFFFFFFFFFF, 2)
     assert original == current == image.stat().st_size - 512 == 21 * MIB
-    assert summed == fixed_vhd.checksum(footer)
+    assert summed == vhd_checksum(footer)
     assert image.read_bytes()[:-512] == (tmp_path / "disk-azure").read_bytes()
     told = run("vhdiinfo", image).stdout
     assert "Fixed" in told

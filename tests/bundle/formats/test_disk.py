@@ -15,6 +15,7 @@ from sfvm.appliance.launch import launch
 from sfvm.appliance.machine import Drive, Shape
 from sfvm.config import Settings
 from sfvm.events import ignore
+from sfvm.guest import CommandFailed
 from tests.guests.project import Project
 from tests.guests.project import project as project_of
 from tests.peers.tools import tool
@@ -150,8 +151,9 @@ def listed(project: Project, name: str) -> list[str]:
 def reader(disks: Project, image: Image) -> Iterator[Callable[[str, str], str]]:
     """Runs a script in a VM that has all disks: ``$disk`` is that of a layout, ``$disk1`` its first partition; /mnt is
     there to mount on. Linux itself reads what was made."""
-    names = tuple(LAYOUTS)
-    drives = [Drive(disk(disks, name), "raw", readonly=True) for name in names]
+    names = (*LAYOUTS, "broken-lvm")
+    drives = [Drive(disk(disks, name), "raw", readonly=True) for name in LAYOUTS]
+    drives.append(Drive(broken_lvm(disks), "raw", readonly=True))
     settings = Settings(repository=disks.home / "repository", cache=platformdirs.user_cache_path("sfvm"))
     with launch(image, drives, Shape(), settings, log=lambda line: None, listener=ignore) as appliance:
 
@@ -160,6 +162,21 @@ def reader(disks: Project, image: Image) -> Iterator[Callable[[str, str], str]]:
             return appliance.run(f"disk=$(readlink -f {device})\nmkdir -p /run/mnt; ln -sfn /run/mnt /mnt\n{script}")
 
         yield read
+
+
+def broken_lvm(project: Project) -> Path:
+    """The disk with LVM, with another bit in its label (lvm2, ``lib/label/label.h``: sector 1, which has a sum)."""
+    target = project.home / "broken-lvm"
+    run("cp", "--sparse=always", disk(project, "lvm"), target)
+    table = json.loads(run("sfdisk", "--json", target))["partitiontable"]
+    with target.open("r+b") as file:
+        file.seek(table["partitions"][1]["start"] * 512 + 512)
+        assert file.read(8) == b"LABELONE"
+        file.seek(32, 1)
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte[0] ^ 1]))
+    return target
 
 
 FILES = """
@@ -264,6 +281,24 @@ def test_a_volume_group_is_found_with_its_volumes(
     assert told == names
     assert files[: len(WANTED)] == WANTED
     assert files[len(WANTED)].split()[:3] == [f"/dev/mapper/{group}-root", "/", root]
+
+
+def test_a_damaged_label_of_lvm_is_refused(reader: Callable[[str, str], str]) -> None:
+    script = LVM + "lvm pvck --config 'devices { use_devicesfile=0 }' ${disk}2 >/dev/null"
+    reader("lvm", script)
+    with pytest.raises(CommandFailed):
+        reader("broken-lvm", script)
+
+
+def test_a_damaged_half_of_a_mirror_is_refused(disks: Project, tmp_path: Path) -> None:
+    """Its superblock, 4 KiB from the beginning, has a sum (Linux, ``md_p.h``)."""
+    half = partitions(disks, "raid")[0]
+    run("mdadm", "--examine", half)
+    data = bytearray(half.read_bytes())
+    data[4096 + 40] ^= 1
+    (tmp_path / "damaged").write_bytes(data)
+    done = subprocess.run([tool("mdadm"), "--examine", tmp_path / "damaged"], capture_output=True, text=True)
+    assert done.returncode != 0 or "expected" in done.stdout
 
 
 def test_a_mirror_is_assembled_of_either_half(disks: Project, reader: Callable[[str, str], str]) -> None:

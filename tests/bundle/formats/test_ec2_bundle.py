@@ -35,17 +35,6 @@ def run(name: str, *words: str | Path, input: bytes | None = None) -> bytes:
     return done.stdout
 
 
-@pytest.fixture(scope="session")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Key and certificate of the user and of the cloud, and of somebody else."""
-    directory = tmp_path_factory.mktemp("keys")
-    for name in ("user", "cloud", "other"):
-        files = ("-keyout", directory / f"{name}.key", "-out", directory / f"{name}.pem")
-        run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}", *files)
-    run("openssl", "rsa", "-aes128", "-passout", "pass:x", "-in", directory / "user.key", "-out", directory / "locked")
-    return directory
-
-
 Make = Callable[..., Stage]
 
 

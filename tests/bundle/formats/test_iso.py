@@ -157,6 +157,7 @@ def test_the_formats_of_live_systems_say_what_their_initramfs_wants(
             "  linux /live/vmlinuz boot=live components console=ttyS0,115200n8\n  initrd /live/initrd.img\n" in config
         )
         assert " boot=live fetch=${cwduri}live.squashfs ip=dhcp console=ttyS0,115200n8\n" in script
+        assert script.splitlines()[1] == "isset ${cwduri} || goto unknown"
     else:
         assert "root=live:CDLABEL=SFVM_LIVE rd.live.dir=/live rd.live.squashimg=filesystem.squashfs console" in config
         assert " root=live:${cwduri}live.squashfs ip=dhcp console=ttyS0,115200n8\n" in script

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sfvm.bundle.outputs.cpio import MOST, Header
-from sfvm.errors import BundleError
+from sfvm.errors import BundleError, SpecError
 from tests.bundle.formats.trees import ACL, BIG, EPOCH, stage, tree, verb
 from tests.peers.tools import tool
 
@@ -59,6 +59,27 @@ def test_equal_trees_are_equal_images_whatever_the_environment_says(
         found.append([(made.directory / artifact).read_bytes() for artifact in "ab"])
         monkeypatch.setenv("SOURCE_DATE_EPOCH", "1234567890")
     assert found[0] == found[1]
+
+
+def test_a_level_is_a_choice_between_time_and_size(tmp_path: Path) -> None:
+    archive, sizes = tree(tmp_path / "tree.tar"), []
+    with tarfile.open(archive, "a") as tar:
+        data = "".join(f"{number * 7919 % 10007} " for number in range(200_000)).encode()
+        member = tarfile.TarInfo("./numbers")
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+    for level in ("1", "19"):
+        made = stage(tmp_path, archive, level)
+        verb(tmp_path, f'<squashfs as="a" level="{level}"/>').make(made)
+        assert f"compression-level {level}" in run(tool("unsquashfs"), "-s", made.directory / "a")
+        sizes.append((made.directory / "a").stat().st_size)
+    assert sizes[1] < sizes[0]
+
+
+@pytest.mark.parametrize(("compression", "level"), [("zstd", "23"), ("zstd", "0"), ("gzip", "10"), ("xz", "1")])
+def test_a_level_that_there_is_not_is_an_error(tmp_path: Path, compression: str, level: str) -> None:
+    with pytest.raises(SpecError, match="has no level"):
+        verb(tmp_path, f'<squashfs as="a" compression="{compression}" level="{level}"/>')
 
 
 def test_acls_are_refused_or_left_out(tmp_path: Path) -> None:
