@@ -200,13 +200,14 @@ class _Group:
         if not (fitting := self._fitting(manifest, finished.kernel)):
             return (), _Made()
         unique = identity_of(self.layout, identity(manifest.key))
-        table = table_of(self.layout, manifest.disk, unique, finished.sizes(self.layout))
+        table = table_of(self.layout, manifest.disk, unique, finished.sizes(self.layout), finished.root_hash)
         architecture = manifest.facts.get("architecture", "x86_64")
         disk = compose(finished, self.layout, table, architecture, work / "disk.raw")
         facts = {
             "disk": table.size,
             "root_uuid": finished.root,
             "arguments": finished.arguments,
+            "roothash": finished.root_hash,
             "kernel": finished.kernel.version if finished.kernel else "",
         }
         return fitting, _Made(disk, vmlinuz=finished.vmlinuz, initrd=finished.initrd, facts=facts)
@@ -216,7 +217,8 @@ class _Group:
         self._tell("archiving")
         with phase(shop.listener, self.name, "archiving"):
             found = tree(self.name, manifest, work, self._needs, shop)
-        facts = {"disk": 0, "root_uuid": "", "arguments": "", "kernel": found.kernel.version if found.kernel else ""}
+        version = found.kernel.version if found.kernel else ""
+        facts = {"disk": 0, "root_uuid": "", "arguments": "", "roothash": "", "kernel": version}
         made = _Made(None, found.archive, found.vmlinuz, found.initrd, found.overlay, found.layers, facts)
         return self._fitting(manifest, found.kernel), made
 
@@ -302,7 +304,7 @@ class _Group:
                 path.name: {"size": path.stat().st_size, "sha256": stage.digest(path.name)}
                 for path in sorted(directory.iterdir())
             }
-        content = json.dumps(_manifest(name, manifest, recipe, artifacts), indent=1, sort_keys=True) + "\n"
+        content = json.dumps(_manifest(name, manifest, recipe, artifacts, made.facts), indent=1, sort_keys=True) + "\n"
         (directory / "manifest.json").write_text(content, encoding="utf-8")
         sums = "".join(f"{stage.digest(file)}  {file}\n" for file in (*artifacts, "manifest.json"))
         (directory / "SHA256SUMS").write_text(sums, encoding="utf-8")
@@ -318,8 +320,11 @@ class _Group:
         listener(Bundled(name, recipe.format, str(target), tuple(artifacts), time.monotonic() - begun))
 
 
-def _manifest(name: str, manifest: Manifest, recipe: Recipe, artifacts: Mapping[str, Any]) -> dict[str, Any]:
+def _manifest(
+    name: str, manifest: Manifest, recipe: Recipe, artifacts: Mapping[str, Any], facts: Mapping[str, Any]
+) -> dict[str, Any]:
     return {
+        **({"roothash": facts["roothash"]} if facts["roothash"] else {}),
         "node": name,
         "key": manifest.key,
         "format": recipe.format,

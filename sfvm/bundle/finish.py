@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sfvm import qcow2
@@ -18,12 +18,13 @@ from sfvm.appliance import image as appliance_image
 from sfvm.appliance.launch import launch
 from sfvm.appliance.machine import Appliance, Drive, Shape
 from sfvm.bundle import kernel as kernels
-from sfvm.bundle.disk import containers, efi, grub
+from sfvm.bundle.disk import containers, efi, extlinux, grub, verity
 from sfvm.bundle.disk.layout import CONTAINERS, Layout
 from sfvm.bundle.disk.loader import make
 from sfvm.bundle.disk.names import Names
-from sfvm.bundle.disk.parts import made, parts_script, sizes
+from sfvm.bundle.disk.parts import made, parts_script, root_hash, sizes
 from sfvm.bundle.finished import (
+    BOOT_IMAGE,
     FILESYSTEM,
     INITRD,
     VMLINUZ,
@@ -34,15 +35,16 @@ from sfvm.bundle.finished import (
 )
 from sfvm.bundle.layers import Layering
 from sfvm.bundle.packing import tar_script
+from sfvm.bundle.stage import Unfit
 from sfvm.bundle.sysprep import fstab, sysprep
 from sfvm.cancellation import Cancellation
 from sfvm.config import Settings
 from sfvm.errors import BundleError
 from sfvm.events import Listener, Notice, Output
-from sfvm.guest import CommandFailed, Guest
+from sfvm.guest import Command, CommandFailed, Guest
 from sfvm.repository import Manifest, Repository
 
-VERSION = 4
+VERSION = 5
 """Raised when finishing makes something else: what was kept before is made anew."""
 WORK = "/run/sfvm/bundle"
 """Where the appliance works, in its own memory."""
@@ -176,16 +178,23 @@ class _Finishing:
             guest.write("/etc/fstab", fstab(before, tuple(entries)).encode())
             files = guest.names("/boot")
             words = grub.arguments(self.layout.boot.consoles, self.layout.boot.arguments)
+            if self.layout.root.verity:
+                words = f"{verity.arguments(verity.UNKNOWN)} {words}"
             arguments = f"root={root.source} ro {words}".strip()
             if self.layout.boot.loader != "none":
                 self._configure(appliance, files, arguments, names.home)
+            program = self._extlinux(guest)
             known = _kernel(appliance, files, self.directory) if kernel or alone else None
             system = self._system(guest, known, arguments) if alone and known else None
             found: dict[int, int] = {}
+            hashed = ""
             if own:
                 devices = {number: appliance.device(index) for index, number in enumerate(own, 1)}
-                script = parts_script(self.layout, devices, unique, WORK, kind, size)
-                found = sizes(appliance.run(script), self.layout)
+                script = parts_script(self.layout, devices, unique, WORK, kind, size, time, program)
+                said = appliance.run(script)
+                found, hashed = sizes(said, self.layout), root_hash(said)
+            if program and self.layout.boot_part is None and not root.made:
+                guest.capture(Command(f"{program} --install {extlinux.home(self.layout.root)}", network=False))
             if not root.made:
                 appliance.erase()
             appliance.unmount()
@@ -193,14 +202,21 @@ class _Finishing:
                 loader.result()
         for number, needed in found.items():
             os.truncate(part_file(self.directory, number), needed)
+        for number, part in enumerate(self.layout.parts):
+            if part.kind == "verity":
+                data = part_file(self.directory, number - 1).stat().st_size
+                os.truncate(part_file(self.directory, number), verity.hashes_size(data))
+        arguments = arguments.replace(verity.UNKNOWN, hashed)
         if system is not None:
-            load(system)
+            load(replace(system, arguments=arguments))
             (self.directory / PROGRAM).unlink(missing_ok=True)
-        return Finished(self.directory, root.uuid, arguments, known)
+        return Finished(self.directory, root.uuid, arguments, known, hashed)
 
     def _part(self, number: int) -> Path:
         """The file of a part that the appliance makes; as large as it could become, if that shows there."""
         part, node = self.layout.parts[number], self.manifest.disk
+        if part.kind == "verity":
+            part = self.layout.parts[number - 1]  # more than enough
         size = containers.size(self.layout, number, node) if part.kind in CONTAINERS else part.bytes(node)
         path = part_file(self.directory, number)
         with path.open("xb") as file:
@@ -218,16 +234,40 @@ class _Finishing:
             )
         if boot.loader in efi.LOADERS:
             # So that kernel-install(8) of the guest goes on as we began.
-            if guest.exists("/usr/bin/kernel-install"):
+            if guest.exists("/usr/bin/kernel-install") and not self.layout.root.verity:
                 guest.write("/etc/kernel/cmdline", f"{arguments}\n".encode())
                 guest.write("/etc/kernel/entry-token", f"{efi.token(_release(guest))}\n".encode())
             return
         title = self.manifest.facts.get("distribution", "") or "Linux"
+        if boot.loader == extlinux.NAME:
+            text = extlinux.configuration(home.directory, names, title, boot.consoles, arguments, boot.timeout)
+            guest.write(f"/boot/{extlinux.DIRECTORY}/extlinux.conf", text.encode())
+            return
         text = grub.configuration(home, names, title, boot.consoles, arguments, boot.timeout)
         guest.write("/boot/grub/grub.cfg", text.encode())
         if guest.exists("/etc/default/grub.d") or guest.exists("/usr/sbin/update-grub"):
             defaults = grub.defaults(boot.consoles, boot.arguments, boot.timeout)
             guest.write("/etc/default/grub.d/sfvm.cfg", defaults.encode())
+
+    def _extlinux(self, guest: Guest) -> str:
+        """The path of the guest's extlinux, whose code for the first sector is kept; "" where it is not wanted.
+
+        :raises Unfit: the guest has none
+        """
+        if self.layout.boot.loader != extlinux.NAME:
+            return ""
+        names = [f"{home}/{extlinux.CODE[self.layout.table]}" for home in extlinux.HOMES if self.layout.table != "none"]
+        program, code = (next(filter(guest.exists, paths), "") for paths in (extlinux.PROGRAMS, names))
+        if not program or (names and not code):
+            raise Unfit(
+                f"node {self.manifest.name} has no {'extlinux' if not program else extlinux.CODE[self.layout.table]}",
+                place=self.layout.place,
+                why="the boot loader is the guest's own",
+                hint='<packages install="extlinux"/> (Debian); syslinux-extlinux and syslinux-nonlinux (Fedora)',
+            )
+        if code:
+            (self.directory / BOOT_IMAGE).write_bytes(guest.read(code))
+        return program
 
     def _system(self, guest: Guest, kernel: kernels.Kernel, arguments: str) -> efi.System:
         """What a loader starts that reads the EFI system partition alone."""

@@ -28,12 +28,13 @@ class Finished:
     """A node made ready for a layout, as files in *directory*: its *filesystem*, an overlay over the node's; the
     content of the layout's parts by number (:meth:`part`), of its root, too, if that has not the node's blocks; GRUB's
     images for BIOS; the newest kernel, where it was wanted. *root* is the root filesystem's UUID ("" if it has none),
-    *arguments* are the kernel's."""
+    *arguments* are the kernel's, *root_hash* is that of dm-verity, where there is one."""
 
     directory: Path
     root: str
     arguments: str = ""
     kernel: Kernel | None = None
+    root_hash: str = ""
 
     @property
     def filesystem(self) -> Path:
@@ -69,7 +70,7 @@ class Finished:
                 name: sorted(value) if isinstance(value, frozenset) else value
                 for name, value in dataclasses.asdict(self.kernel).items()
             }
-        return {"root": self.root, "arguments": self.arguments, "kernel": kernel}
+        return {"root": self.root, "arguments": self.arguments, "kernel": kernel, "roothash": self.root_hash}
 
     @classmethod
     def from_json(cls, directory: Path, value: Mapping[str, Any]) -> Finished:
@@ -78,7 +79,7 @@ class Finished:
         if kernel is not None:
             sets = {name: frozenset(found) for name, found in kernel.items() if isinstance(found, list)}
             kernel = Kernel(**{**kernel, **sets})
-        return cls(directory, value["root"], value["arguments"], kernel)
+        return cls(directory, value["root"], value["arguments"], kernel, value["roothash"])
 
 
 def part_file(directory: Path, number: int) -> Path:

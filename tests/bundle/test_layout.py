@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sfvm import document
-from sfvm.bundle.disk import mbr
+from sfvm.bundle.disk import extlinux, mbr, verity
 from sfvm.bundle.disk.compose import table_of
 from sfvm.bundle.disk.filesystems import TYPES
 from sfvm.bundle.disk.layout import Layout
@@ -57,6 +57,27 @@ def layout(directory: Path, text: str) -> Layout:
             "from a thin volume",
         ),
         ('<layout table="gpt"><luks/><root/></layout>', "luks"),
+        ('<layout table="gpt"><raid><root/></raid><boot loader="extlinux"/></layout>', "a part in a container"),
+        (
+            '<layout table="gpt"><root format="xfs"/><boot loader="extlinux"/></layout>',
+            "cannot read its files from xfs",
+        ),
+        (
+            '<layout table="gpt"><root format="btrfs"><subvolume path="/boot"/></root><boot loader="extlinux"/>'
+            "</layout>",
+            "from a subvolume",
+        ),
+        ('<layout table="gpt"><root verity="yes"/></layout>', "read-only one"),
+        ('<layout table="gpt"><root format="xfs" verity="yes"/></layout>', "read-only one"),
+        ('<layout table="mbr"><root format="erofs" verity="yes"/></layout>', "a partition of a GPT"),
+        (
+            '<layout table="gpt"><lvm group="a"><root format="ext4" verity="yes"/></lvm></layout>',
+            "a partition of a GPT",
+        ),
+        (
+            '<layout table="gpt"><esp/><root format="ext4" verity="yes"/><boot loader="grub"/></layout>',
+            "would read the root hash",
+        ),
     ],
 )
 def test_a_layout_that_cannot_be(tmp_path: Path, text: str, message: str) -> None:
@@ -108,6 +129,51 @@ def test_sfdisk_reads_the_mbr(tmp_path: Path) -> None:
         ("82", 141 << 11, 8 << 11, False),
     ]
     assert mbr.gap(table) == (1 << 20) - 512
+
+
+def test_a_verity_root_has_its_hashes_behind_it_and_is_found_by_their_root(tmp_path: Path) -> None:
+    text = '<layout table="gpt"><esp/><root format="erofs" verity="yes"/><swap size="1M"/></layout>'
+    found = layout(tmp_path, text)
+    assert [part.kind for part in found.parts] == ["esp", "root", "verity", "swap"]
+    sizes = {0: 64 << 20, 1: 300 << 20, 2: verity.hashes_size(300 << 20)}
+    table = table_of(found, 1 << 30, UNIQUE, sizes, "0123456789abcdef" * 4)
+    half = "01234567-89ab-cdef-0123-456789abcdef"
+    assert [str(part.id) == half for part in table.partitions] == [False, True, True, False]
+    assert table.partitions[2].size == 3 << 20
+
+
+@pytest.mark.parametrize(("blocks", "hashes"), [(1, 0), (2, 1), (128, 1), (129, 3), (128**2, 129), (128**2 + 1, 132)])
+def test_a_tree_of_hashes_is_as_large_as_it_must_be(blocks: int, hashes: int) -> None:
+    assert verity.hashes_size(blocks * verity.BLOCK) == (1 + hashes) * verity.BLOCK
+
+
+def test_the_partition_that_boot_code_goes_on_with_is_marked(tmp_path: Path) -> None:
+    boot = '<boot loader="extlinux"/></layout>'
+    found = layout(tmp_path, f'<layout table="gpt"><data size="8M" mount="/boot"/><root/>{boot}')
+    assert [part.active for part in table_of(found, 8 << 20, UNIQUE, {}).partitions] == [True, False]
+    found = layout(tmp_path, f'<layout table="gpt"><swap size="8M"/><root/>{boot}')
+    assert [part.active for part in table_of(found, 8 << 20, UNIQUE, {}).partitions] == [False, True]
+
+
+def test_extlinux_starts_the_newest_kernel() -> None:
+    names = ("vmlinuz-6.1.0-9", "initrd.img-6.1.0-9", "vmlinuz-6.1.0-10")
+    text = extlinux.configuration("", names, "Tiny", ("tty0", "ttyS0"), "root=x", 3)
+    assert text.splitlines()[1:] == [
+        "SERIAL 0 115200",
+        "DEFAULT 6.1.0-10",
+        "PROMPT 1",
+        "TIMEOUT 30",
+        "LABEL 6.1.0-10",
+        "  MENU LABEL Tiny, Linux 6.1.0-10",
+        "  LINUX /vmlinuz-6.1.0-10",
+        "  APPEND root=x",
+        "LABEL 6.1.0-9",
+        "  MENU LABEL Tiny, Linux 6.1.0-9",
+        "  LINUX /vmlinuz-6.1.0-9",
+        "  INITRD /initrd.img-6.1.0-9",
+        "  APPEND root=x",
+    ]
+    assert "PROMPT 0" in extlinux.configuration("/boot", names, "Tiny", (), "root=x", 0)
 
 
 def test_what_an_mbr_cannot_hold() -> None:

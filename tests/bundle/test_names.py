@@ -43,6 +43,7 @@ def names(layout: Layout) -> Names:
         ('<root size="+1M"/>', True, "UUID="),
         ('<root format="xfs"/>', True, "UUID="),
         ('<root format="squashfs"/>', True, "PARTUUID="),
+        ('<root format="ext4" size="64M" verity="yes"/>', True, "/dev/mapper/root"),
         ('<lvm group="vg0"><root/></lvm>', True, "/dev/mapper/vg0-root"),
         ("<raid><root/></raid>", True, "UUID="),
     ],

@@ -40,6 +40,14 @@ def test_the_same_image_boots_to_a_login_prompt(disk: Path, firmware: str) -> No
     assert "debian login:" in console
 
 
+SEALED = {
+    "extlinux": ("bios", '<root/><boot loader="extlinux" console="tty0 ttyS0"/>'),
+    "verity": (
+        "uefi",
+        '<esp/><root format="erofs" verity="yes"/><data size="+200M" mount="/var"/>'
+        '<boot loader="uki" console="tty0 ttyS0"/>',
+    ),
+}
 LAYOUTS = {
     "systemd-boot": ("uefi", '<esp/><root/><boot loader="systemd-boot" console="tty0 ttyS0"/>'),
     "uki": ("uefi", '<esp/><root/><boot loader="uki" console="tty0 ttyS0"/>'),
@@ -53,16 +61,30 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_other_loaders_and_roots_boot(debian: Project, name: str) -> None:
-    firmware, parts = LAYOUTS[name]
+    starts(debian, "marked", name, *LAYOUTS[name])
+
+
+@pytest.fixture(scope="module")
+def sealed(debian: Project) -> Project:
+    debian.sfvm("build", "sealed", "--specs", str(SPECS), timeout=BUILD_SECONDS)
+    return debian
+
+
+@pytest.mark.parametrize("name", SEALED)
+def test_what_wants_more_of_a_guest_boots(sealed: Project, name: str) -> None:
+    starts(sealed, "sealed", name, *SEALED[name])
+
+
+def starts(debian: Project, node: str, name: str, firmware: str, parts: str) -> None:
+    """Bundle *node* with *parts* on a GPT as the format *name*, and boot it."""
     own = debian.home / "layouts"  # not where formats are looked for: the others are tested as all that there are
     own.mkdir(exist_ok=True)
     head = f'<format xmlns="urn:sfvm:1" name="{name}"><summary>{name}</summary><layout table="gpt">{parts}</layout>'
     (own / f"{name}.xml").write_text(f'{head}<convert to="qcow2" as="disk.qcow2"/></format>')
     given = {"SFVM_FORMATS": str(own)}
-    debian.sfvm("bundle", "marked", name, "--output", "out", timeout=BOOT_SECONDS, environment=given)
-    console = boot(
-        debian.home / "out" / f"marked-{name}" / "disk.qcow2", firmware, until=["login:"], deadline=BOOT_SECONDS
-    )
+    debian.sfvm("bundle", node, name, "--output", "out", timeout=BOOT_SECONDS, environment=given)
+    image = debian.home / "out" / f"{node}-{name}" / "disk.qcow2"
+    console = boot(image, firmware, until=["login:"], deadline=BOOT_SECONDS)
     assert "debian login:" in console
 
 

@@ -6,9 +6,10 @@ import json
 import os
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from sfvm.bundle.disk import gpt, grub, mbr
+from sfvm.bundle.disk import extlinux, gpt, grub, mbr, verity
 from sfvm.bundle.disk.disk import Disk, Piece
 from sfvm.bundle.disk.layout import Layout
 from sfvm.bundle.disk.partitions import SECTOR, Table, Wanted, arrange, partition_id, whole
@@ -18,7 +19,7 @@ from sfvm.bundle.holes import extents
 from sfvm.errors import BundleError
 
 BLOCK = 4 << 20
-NAMES = {"bios-boot": "BIOS boot", "esp": "EFI system"}
+NAMES = {"bios-boot": "BIOS boot", "esp": "EFI system", "verity": "root hashes"}
 
 
 def identity_of(layout: Layout, node: uuid.UUID) -> uuid.UUID:
@@ -34,17 +35,20 @@ def partition_uuid(layout: Layout, number: int, node: uuid.UUID) -> str:
     return str(partition_id(disk, number))
 
 
-def table_of(layout: Layout, size: int, identity: uuid.UUID, made: Mapping[int, int]) -> Table:
+def table_of(layout: Layout, size: int, identity: uuid.UUID, made: Mapping[int, int], root_hash: str = "") -> Table:
     """Where the parts of *layout* are on the disk, for a node of *size* bytes; *made* has the sizes of those, by
-    number, that are made already."""
+    number, that are made already, *root_hash* is that of dm-verity."""
     sizes = [made.get(number) or part.bytes(size) or 0 for number, part in enumerate(layout.parts)]
     if layout.table == "none":
         return whole(sizes[0], identity, least=layout.size, multiple=layout.multiple)
     wanted = [
-        Wanted(kind := table_kind(part), NAMES.get(kind, kind), size, part.grow)
+        Wanted(kind := table_kind(part), NAMES.get(kind, kind), size, part.grow, part is extlinux.part(layout))
         for part, size in zip(layout.parts, sizes, strict=True)
     ]
-    return arrange(wanted, identity, least=layout.size, multiple=layout.multiple)
+    table = arrange(wanted, identity, least=layout.size, multiple=layout.multiple)
+    known = verity.identifiers(layout, root_hash)
+    parts = [replace(part, id=known.get(number, part.id)) for number, part in enumerate(table.partitions)]
+    return replace(table, partitions=tuple(parts))
 
 
 def compose(finished: Finished, layout: Layout, table: Table, architecture: str, frame: Path) -> Disk:
@@ -70,8 +74,8 @@ def compose(finished: Finished, layout: Layout, table: Table, architecture: str,
 
 
 def _head_and_tail(finished: Finished, layout: Layout, table: Table, architecture: str) -> list[tuple[int, bytes]]:
-    """The partition table and GRUB for BIOS, as bytes at offsets."""
-    core, boot_code = finished.image(CORE_IMAGE), b""
+    """The partition table and what BIOS starts, as bytes at offsets."""
+    core, boot_code = finished.image(CORE_IMAGE), finished.image(BOOT_IMAGE)
     pieces: list[tuple[int, bytes]] = []
     if core:
         if layout.table == "mbr":
@@ -80,7 +84,7 @@ def _head_and_tail(finished: Finished, layout: Layout, table: Table, architectur
             place = next(place for place in table.partitions if place.kind == "bios-boot")
             sector, room = place.first_sector, place.size
         pieces.append((sector * SECTOR, grub.place_core(core, sector, room)))
-        boot_code = grub.boot_code(finished.image(BOOT_IMAGE), sector)
+        boot_code = grub.boot_code(boot_code, sector)
     match layout.table:
         case "gpt":
             end = gpt.tail(table, architecture)

@@ -1,7 +1,8 @@
 """The types of filesystems that a part can have, and how one is made, as lines of shell.
 
 In the lines ``$device`` is what it is made on, ``$uuid`` its identifier, ``$size`` its size in bytes; ``$source`` is
-the directory that a read-only image is made of. ``guest`` runs a program of the guest's, and fails where it has none.
+the directory that a read-only image is made of, ``$epoch`` its time; ``$blocks`` is an
+option of mke2fs. ``guest`` runs a program of the guest's, and fails where it has none.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ class Filesystem:
 
 
 _EXT4 = "mke2fs -q -t ext4 -F -U $uuid"
-_OLD = "-O ^metadata_csum_seed,^orphan_file"  # newer e2fsprogs turn these on; GRUB 2.06 and older kernels refuse them
-_ON = "$device $((size / 1024))k"
+# Newer e2fsprogs turn these on; GRUB 2.06 and older kernels refuse them.
+_OLD = "-O ^metadata_csum_seed,^orphan_file"
+_ON = "$blocks $device $((size / 1024))k"
 _BTRFS = "mkfs.btrfs -q -f -U $uuid -b $size $device"
 _XFS = "mkfs.xfs -q -f -m uuid=$uuid -d size=$size $device"
 _F2FS = "mkfs.f2fs -q -f -U $uuid $device $((size / 512))"
@@ -57,7 +59,8 @@ TYPES = {
         uuid=False,
     ),
     "erofs": Filesystem(
-        'mkfs.erofs -zlz4hc -U $uuid --exclude-path=lost+found $device "$source" >/dev/null',
+        # Later times are what sysprep has changed; it is the time of the filesystem, too.
+        'SOURCE_DATE_EPOCH=$epoch mkfs.erofs -zlz4hc -U $uuid --exclude-path=lost+found $device "$source" >/dev/null',
         "erofs",
         # blocks and blkszbits of the superblock (Linux, fs/erofs/erofs_fs.h).
         measure="echo $(($(od -An -tu4 -j1060 -N4 $device) << $(od -An -tu1 -j1036 -N1 $device)))",

@@ -21,6 +21,11 @@ LINUX_ROOT = {
     "aarch64": uuid.UUID("b921b045-1df0-41c3-af44-4c6f280d3fae"),
 }
 """Root partitions by architecture (UAPI group, Discoverable Partitions Specification)."""
+LINUX_ROOT_VERITY = {
+    "x86_64": uuid.UUID("2c7357ed-ebd2-46d9-aec1-23d437ec2bf5"),
+    "aarch64": uuid.UUID("df3300ce-d69f-4c92-978c-9bfb0f38d820"),
+}
+"""The hashes of these, likewise."""
 TYPES = {
     "bios-boot": uuid.UUID("21686148-6449-6e6f-744e-656564454649"),
     "esp": uuid.UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b"),
@@ -34,10 +39,18 @@ TYPES = {
 GROW_FILE_SYSTEM = 1 << 59
 """Attribute: the file system takes its whole partition when it is mounted (the same specification)."""
 
+LEGACY_BOOT = 1 << 2
+"""Attribute: boot code for BIOS goes on with this partition (UEFI Specification 2.10, table 5-8)."""
+
 
 def partition_type(kind: str, architecture: str) -> uuid.UUID:
     """The type of a partition for a part of *kind*."""
-    return LINUX_ROOT.get(architecture, LINUX) if kind == "root" else TYPES[kind]
+    match kind:
+        case "root":
+            return LINUX_ROOT.get(architecture, LINUX)
+        case "verity":
+            return LINUX_ROOT_VERITY.get(architecture, LINUX)
+    return TYPES[kind]
 
 
 def head(table: Table, architecture: str, boot_code: bytes = b"") -> bytes:
@@ -78,7 +91,7 @@ def _entries(table: Table, architecture: str) -> bytes:
 
 def _entry(partition: Partition, architecture: str) -> bytes:
     last = (partition.offset + partition.size) // SECTOR - 1
-    attributes = GROW_FILE_SYSTEM if partition.grow else 0
+    attributes = (GROW_FILE_SYSTEM if partition.grow else 0) | (LEGACY_BOOT if partition.active else 0)
     return (
         partition_type(partition.kind, architecture).bytes_le
         + partition.id.bytes_le

@@ -30,9 +30,10 @@ class Part:
     """A part of the disk, or of a container.
 
     *kind* is ``root``, ``esp``, ``bios-boot``, ``swap`` or ``data``, or one of :data:`CONTAINERS`, which have *parts*;
-    a ``raid`` without parts is the other half of the one before. *size* is in bytes, with *unit* ``more`` so many
-    bytes more than what is on it needs, with ``percent`` hundredths of the node's size; None is what follows from
-    the content: a root as large as the node, an ESP as large as its loader needs, all that is left of a container.
+    a ``raid`` without parts is the other half of the one before; ``verity`` has the hashes of the root before, which
+    *verity* marks. *size* is in bytes, with *unit* ``more`` so many bytes more than what is on it needs, with
+    ``percent`` hundredths of the node's size; None is what follows from the content: a root as large as the node, an
+    ESP as large as its loader needs, all that is left of a container.
     *filesystem* "" is a root as the node has it. *mount* is where the part is in the guest; *grow* marks a root that
     takes its whole partition when it is mounted; *subvolumes* are btrfs's, by their paths. *name* is that of an LVM
     volume or group; *pool* that of the thin pool in a group.
@@ -48,6 +49,7 @@ class Part:
     subvolumes: tuple[str, ...] = ()
     name: str = ""
     pool: str = ""
+    verity: bool = False
     parts: tuple[Part, ...] = ()
     place: Place | None = field(default=None, compare=False)
 
@@ -71,6 +73,7 @@ class Part:
         plain = {"kind": self.kind, "size": self.size, "filesystem": self.filesystem, "mount": self.mount,
                  "options": self.options, "grow": self.grow}  # fmt: skip
         more = {"unit": self.unit, "subvolumes": list(self.subvolumes), "name": self.name, "pool": self.pool,
+                "verity": self.verity,
                 "parts": [part.inputs() for part in self.parts]}  # fmt: skip
         return {**plain, **{name: value for name, value in more.items() if value and value != "bytes"}}
 

@@ -21,7 +21,8 @@ def gap(table: Table) -> int:
 
 
 def head(table: Table, boot_code: bytes = b"") -> bytes:
-    """The first sector. What the root is on is marked active: some firmware boots nothing else.
+    """The first sector. What its code goes on with is marked active, else what the root is on: some firmware boots
+    nothing else.
 
     :raises ValueError: what an MBR cannot say
     """
@@ -29,7 +30,8 @@ def head(table: Table, boot_code: bytes = b"") -> bytes:
         raise ValueError(f"boot code has {len(boot_code)} bytes, {BOOT_CODE} fit")
     if table.size // SECTOR > MOST_SECTORS:
         raise ValueError(f"a disk of {table.size >> 40} TiB is too large for an MBR, which ends at 2 TiB")
-    records = b"".join(_record(partition) for partition in table.partitions)
+    marked = [part for part in table.partitions if part.active] or [p for p in table.partitions if p.kind in ACTIVE]
+    records = b"".join(_record(partition, partition in marked) for partition in table.partitions)
     return boot_code.ljust(BOOT_CODE, b"\0") + table.id.bytes[:4] + bytes(2) + records.ljust(64, b"\0") + b"\x55\xaa"
 
 
@@ -38,11 +40,11 @@ def identifier(table: Table) -> str:
     return f"0x{int.from_bytes(table.id.bytes[:4], 'little'):08x}"
 
 
-def _record(partition: Partition) -> bytes:
+def _record(partition: Partition, active: bool) -> bytes:
     """CHS addresses say "see the sectors" (as sfdisk writes them beyond 8 GB)."""
     return struct.pack(
         "<B3sB3sII",
-        0x80 if partition.kind in ACTIVE else 0,
+        0x80 if active else 0,
         b"\xfe\xff\xff",
         TYPES[partition.kind],
         b"\xfe\xff\xff",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 
+from sfvm.bundle.disk import verity
 from sfvm.bundle.disk.compose import partition_uuid
 from sfvm.bundle.disk.grub import Home
 from sfvm.bundle.disk.layout import Layout
@@ -45,7 +46,8 @@ class Names:
         for volume in self.volumes:
             if volume.part.kind == "root":
                 kind = volume.part.filesystem or self.filesystem
-                return Root(identifier(volume, self.unique), volume.name or self._device(volume), kind, made=True)
+                source = verity.DEVICE if volume.part.verity else volume.name or self._device(volume)
+                return Root(identifier(volume, self.unique), source, kind, made=True)
         unique = str(uuid.uuid5(self.unique, "root"))
         return Root(unique, f"UUID={unique}", self.filesystem)
 

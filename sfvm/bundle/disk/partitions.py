@@ -13,7 +13,8 @@ ALIGNMENT = 1 << 20
 @dataclass(frozen=True)
 class Partition:
     """A partition: *offset* and *size* in bytes, both multiples of 1 MiB; *kind* is that of the layout's part;
-    *grow* lets its file system take all of it when it is mounted."""
+    *grow* lets its file system take all of it when it is mounted; *active* is the one whose first sector the disk's
+    own goes on with."""
 
     kind: str
     name: str
@@ -21,6 +22,7 @@ class Partition:
     offset: int
     size: int
     grow: bool = False
+    active: bool = False
 
     @property
     def first_sector(self) -> int:
@@ -44,6 +46,7 @@ class Wanted:
     name: str
     size: int
     grow: bool = False
+    active: bool = False
 
 
 def arrange(wanted: Sequence[Wanted], identity: uuid.UUID, *, least: int = 0, multiple: int = ALIGNMENT) -> Table:
@@ -55,7 +58,7 @@ def arrange(wanted: Sequence[Wanted], identity: uuid.UUID, *, least: int = 0, mu
     for number, part in enumerate(wanted):
         size = _up(part.size, ALIGNMENT)
         unique = partition_id(identity, number)
-        partitions.append(Partition(part.kind, part.name, unique, offset, size, part.grow))
+        partitions.append(Partition(part.kind, part.name, unique, offset, size, part.grow, part.active))
         offset += size
     size = _up(max(offset + ALIGNMENT, least), multiple)
     return Table(identity, tuple(partitions), size)

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from sfvm.bundle.disk import containers
+from sfvm.bundle.disk import containers, extlinux, verity
 from sfvm.bundle.disk.filesystems import TYPES
 from sfvm.bundle.disk.layout import CONTAINERS, MIB, Layout, Part
 from sfvm.errors import BundleError
@@ -34,6 +34,12 @@ copy() {
     head -n 5 "$work/errors" >&2
     exit 1
 }
+extlinux() {  # $1, the guest's own program, onto the filesystem that is mounted at $2, into its directory $3
+    own /sysroot/boot && mkdir -p "$2$3" && mount --bind "$2" /sysroot/boot
+    mount -t proc proc /sysroot/proc && mount -t sysfs sysfs /sysroot/sys  # it looks for its device there
+    chroot /sysroot "$1" --install "/boot$3" >"$work/errors" 2>&1 || { cat "$work/errors" >&2; exit 1; }
+    umount /sysroot/sys /sysroot/proc /sysroot/boot
+}
 """
 """What the lines of the parts use; ``number`` is the part's."""
 
@@ -53,9 +59,9 @@ def made(part: Part, node: int, filesystem: str) -> bool:
     """Whether the appliance makes this partition: all but those that the host makes, and a root that is the node's
     filesystem as it is. *node* is its size in bytes, *filesystem* its type."""
     if part.kind != "root":
-        return part.kind in ("swap", "data", *CONTAINERS)
-    size = part.bytes(node)
-    return part.filesystem not in ("", filesystem) or bool(part.subvolumes) or size is None or size < node
+        return part.kind in ("swap", "data", "verity", *CONTAINERS)
+    size, copied = part.bytes(node), bool(part.subvolumes) or part.verity
+    return part.filesystem not in ("", filesystem) or copied or size is None or size < node
 
 
 def table_kind(part: Part) -> str:
@@ -67,7 +73,7 @@ def volumes(layout: Layout, devices: Mapping[int, str]) -> Iterator[Volume]:
     """The volumes on the partitions *devices* (by number), also those in containers."""
     for number, device in devices.items():
         part = layout.parts[number]
-        if part.kind not in CONTAINERS:
+        if part.kind not in (*CONTAINERS, "verity"):
             yield Volume(part, str(number), device)
         for inner, child in enumerate(part.parts):
             path, name = containers.device(part, number, child)
@@ -83,15 +89,35 @@ def identifier(volume: Volume, unique: uuid.UUID) -> str:
     return "" if kind in TYPES and not TYPES[kind].uuid else str(own)
 
 
-def parts_script(layout: Layout, devices: Mapping[int, str], unique: uuid.UUID, work: str, kind: str, node: int) -> str:
+def parts_script(
+    layout: Layout,
+    devices: Mapping[int, str],
+    unique: uuid.UUID,
+    work: str,
+    kind: str,
+    node: int,
+    epoch: int,
+    loader: str = "",
+) -> str:
     """A script that makes the parts of *layout* on *devices* (by number). The guest's files are in /sysroot, and what
     is below a part's mount point goes there. Identifiers follow from *unique*; *kind* and *node* are type and size, in
-    bytes, of the node's filesystem. It prints what :func:`sizes` reads."""
-    lines = [f"work={work}", "mkdir -p $work", PRELUDE, *containers.opening(layout, devices, unique, node)]
+    bytes, of the node's filesystem, *epoch* the time of images; *loader* is the path of its extlinux. It prints what
+    :func:`sizes` and :func:`root_hash` read."""
+    lines = [
+        f"work={work} epoch={epoch}",
+        "mkdir -p $work",
+        PRELUDE,
+        *containers.opening(layout, devices, unique, node),
+    ]
     # The deepest first: what is on /srv/www has gone when /srv is looked at; the root gets what is left.
     found = sorted(volumes(layout, devices), key=lambda volume: volume.part.mount, reverse=True)
     for volume in found:
-        lines += _volume(volume, identifier(volume, unique), kind, node)
+        starts = volume.part is extlinux.part(layout)
+        lines += _volume(volume, identifier(volume, unique), kind, loader if starts else "")
+        if volume.part.verity:
+            lines += _hashes(devices[int(volume.number) + 1], unique)
+    if any(volume.part.verity for volume in found):
+        lines += [line for volume in found if volume.part is layout.boot_part for line in _told(volume)]
     return "\n".join([*lines, *containers.closing(layout, devices), *(f"sync {path}" for path in devices.values())])
 
 
@@ -123,6 +149,11 @@ def sizes(said: str, layout: Layout) -> dict[int, int]:
     return found
 
 
+def root_hash(said: str) -> str:
+    """The root hash of dm-verity that the script has printed; "" when it has made none."""
+    return next((line.split()[1] for line in said.splitlines() if line.startswith("roothash ")), "")
+
+
 def _numbered(layout: Layout, number: str) -> Part:
     """The part that a :class:`Volume` calls *number*."""
     outer, _, inner = number.partition(".")
@@ -130,9 +161,11 @@ def _numbered(layout: Layout, number: str) -> Part:
     return part.parts[int(inner)] if inner else part
 
 
-def _volume(volume: Volume, name: str, node_kind: str, node: int) -> list[str]:
+def _volume(volume: Volume, name: str, node_kind: str, loader: str) -> list[str]:
     part, point = volume.part, f"$work/part-{volume.number}"
-    lines = [f"number={volume.number} device={volume.device} uuid={name}"]
+    # Small ones would get smaller blocks, which dm-verity's are not.
+    blocks = f"'-b {verity.BLOCK}'" if part.verity else ""
+    lines = [f"number={volume.number} device={volume.device} uuid={name} blocks={blocks}"]
     if part.kind == "swap":
         return [*lines, "mkswap -q -U $uuid $device >/dev/null"]
     kind = TYPES[part.filesystem or node_kind]
@@ -158,7 +191,10 @@ def _volume(volume: Volume, name: str, node_kind: str, node: int) -> list[str]:
         for path in part.subvolumes:
             inside = shlex.quote(path.lstrip("/"))
             lines += [f"mkdir -p $(dirname {point}/{inside})", f"btrfs subvolume create {point}/{inside} >/dev/null"]
-        lines += [f'copy "$source" {point}', f"umount {point}"]
+        lines.append(f'copy "$source" {point}')
+        if loader:
+            lines.append(f"extlinux {loader} {point} {extlinux.home(part)}")
+        lines.append(f"umount {point}")
         if part.mount != "/":
             lines.append('find "$source" -xdev -mindepth 1 -delete')
     return lines
@@ -175,7 +211,30 @@ def _image(part: Part, make: str, measure: str) -> list[str]:
     if part.unit == "more":
         lines += [make, f"size=$(up $({measure}))", f"echo size $number $((size + {part.size or 0}))"]
     else:
-        lines.append(f"{make} || small $((used / 2))")
+        lines += ["size=$(blockdev --getsize64 $device)", f"{make} || small $((used / 2))"]
     if part.mount not in ("", "/"):
         lines.append('find "$source" -xdev -mindepth 1 -delete')
     return lines
+
+
+def _hashes(device: str, unique: uuid.UUID) -> list[str]:
+    """Hashes of the volume that was made last, on *device*."""
+    return [
+        f"veritysetup format --data-block-size={verity.BLOCK} --hash-block-size={verity.BLOCK} --hash=sha256 "
+        f"--data-blocks=$((size / {verity.BLOCK})) --salt={verity.salt(unique)} "
+        f"--uuid={uuid.uuid5(unique, 'verity')} $device {device} >$work/verity",
+        "roothash=$(sed -n 's/^Root hash:[[:space:]]*//p' $work/verity)",
+        "echo roothash $roothash",
+    ]
+
+
+def _told(boot: Volume) -> list[str]:
+    """Write the root hash into what loaders read in /boot, which was made before the root."""
+    point = f"$work/part-{boot.number}"
+    return [
+        f"mount -t {boot.part.filesystem} {boot.device} {point}",
+        f"for file in {point}/grub/grub.cfg {point}/extlinux/extlinux.conf; do",
+        f'    [ ! -f "$file" ] || sed -i "s/{verity.UNKNOWN}/$roothash/" "$file"',
+        "done",
+        f"umount {point}",
+    ]

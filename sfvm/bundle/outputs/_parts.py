@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from sfvm.bundle.disk import efi
+from sfvm.bundle.disk import efi, extlinux, verity
 from sfvm.bundle.disk.filesystems import DATA, ROOT, TYPES
 from sfvm.bundle.disk.layout import BIOS_BOOT_SIZE, CONTAINERS, Boot, Layout, Part
 from sfvm.document import Element
@@ -16,7 +16,7 @@ from sfvm.errors import Place, SpecError, suggestion
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 SMALLEST_ESP = 36 << 20
 """FAT32 has at least 65,525 clusters (Microsoft's FAT specification), here of 512 bytes."""
-LOADERS = ("grub", *efi.LOADERS, "pygrub", "none")
+LOADERS = ("grub", *efi.LOADERS, extlinux.NAME, "pygrub", "none")
 MBR_PARTS = 4
 NO_GRUB = ("squashfs", "erofs")
 """GRUB finds a filesystem by its UUID, which squashfs has not; GRUB 2.06 knows no erofs."""
@@ -37,7 +37,9 @@ def _partitions(element: Element) -> Iterator[Part]:
         yield Part("raid", parts=(_contained(_part(element.children[0])),), place=place)
         yield Part("raid", place=place)
     else:
-        yield _part(element)
+        yield (part := _part(element))
+        if part.verity:
+            yield Part("verity", place=part.place)
 
 
 def _group(element: Element) -> Part:
@@ -87,9 +89,16 @@ def _part(element: Element) -> Part:
                 raise SpecError("only btrfs has subvolumes", place=element.place, hint='format="btrfs"')
             if "" in subvolumes or len(set(subvolumes)) < len(subvolumes):
                 raise SpecError("each subvolume has a path of its own, and / is none", place=element.place)
-            options = "ro" if kind in NO_GRUB else "defaults"
+            checked = element.flag("verity")
+            if checked and kind not in verity.FORMATS:
+                raise SpecError(
+                    "a root with verity is made as a read-only one",
+                    place=element.place,
+                    hint=f'format="{verity.FORMATS[-1]}", or one of {", ".join(verity.FORMATS[:-1])}',
+                )
+            options = "ro" if checked or kind in NO_GRUB else "defaults"
             return Part("root", size, kind, "/", options, element.flag("grow"), unit, subvolumes, name,
-                        place=element.place)  # fmt: skip
+                        verity=checked, place=element.place)  # fmt: skip
         case "esp":
             if size is not None and size < SMALLEST_ESP:
                 raise SpecError(
@@ -175,6 +184,19 @@ def check(layout: Layout, place: Place) -> None:
         hint = '<data size="300M" mount="/boot"/> outside of the group; or loader="systemd-boot" or "uki"'
     elif loader == "grub" and boot is not None and TYPES[boot.filesystem].readonly:
         problem, hint = f"/boot cannot be {boot.filesystem}", 'format="ext4"'
+    elif layout.root.verity and (layout.table != "gpt" or layout.root not in layout.parts):
+        problem = "a root with verity is a partition of a GPT, which is found by its identifier"
+        hint = 'table="gpt", and the root in no container'
+    elif layout.root.verity and boot is None and loader in ("grub", extlinux.NAME, "pygrub"):
+        problem = f"{loader} would read the root hash from what it is of"
+        hint = '<data size="300M" mount="/boot"/>; or loader="systemd-boot" or "uki"'
+    elif (starts := extlinux.part(layout)) is not None and starts not in layout.parts:
+        problem, hint = "extlinux cannot read a part in a container", '<data size="300M" mount="/boot"/> outside of it'
+    elif starts is not None and (starts.filesystem or "ext4") not in extlinux.READABLE:
+        problem = f"extlinux cannot read its files from {starts.filesystem}"
+        hint = f'<data size="300M" mount="/boot"/>, of the format {", ".join(extlinux.READABLE)}'
+    elif starts is not None and any(f"{path}/".startswith("/boot/") for path in starts.subvolumes):
+        problem, hint = "extlinux cannot read its files from a subvolume", "let /boot be no subvolume"
     elif len(set(mounts)) < len(mounts) or "/" in mounts:
         problem, hint = "two partitions are mounted at the same place", "give each a mount of its own"
     elif any(

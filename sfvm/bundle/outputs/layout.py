@@ -31,6 +31,7 @@ _DATA = f"<zeroOrMore>{_DATUM}</zeroOrMore>"
 _ROOT = f"""
   <element name="root">{_NAME}
     <optional><attribute name="grow"><ref name="yes-no"/></attribute></optional>
+    <optional><attribute name="verity"><ref name="yes-no"/></attribute></optional>
     <optional><attribute name="size"><ref name="part-size"/></attribute></optional>
     <optional><attribute name="format"><ref name="word"/></attribute></optional>
     <zeroOrMore><element name="subvolume"><attribute name="path"><ref name="path"/></attribute></element></zeroOrMore>
@@ -59,12 +60,18 @@ class LayoutVerb:
     or with less room than the node has, gets the node's files instead of its blocks. A btrfs root may have
     ``<subvolume path="/home"/>``, each with its line in fstab.
 
+    ``verity="yes"`` makes a root (squashfs, erofs; ext4, mounted read-only) one that dm-verity checks: a partition with
+    its hashes follows, the identifiers of the two are halves of the root hash, as the Discoverable Partitions
+    Specification says, and the hash is in the kernel's arguments (``roothash=``) and the bundle's manifest. The guest
+    needs an initramfs that follows them, as systemd's does.
+
     ``<lvm group="vg0">`` has ``swap``, ``data`` and ``root`` as its volumes, each with a ``name`` if its own is not to
     be ``swap``, ``data0`` …, ``root``; ``thin="pool0"`` makes them thin, in a pool of that name. ``<raid>`` has the one
     part that two partitions mirror. The guest must have what finds them: the packages lvm2, mdadm.
 
     The ``loader`` is ``grub``; ``systemd-boot`` or ``uki`` (a unified kernel image), for UEFI alone, which have the
-    newest kernel on the ESP and come from the guest, else from this machine (systemd-boot-efi); ``pygrub``, which is a
+    newest kernel on the ESP and come from the guest, else from this machine (systemd-boot-efi); ``extlinux``, the
+    guest's own, for BIOS alone, which reads the kernels from an ext4, btrfs or vfat partition; ``pygrub``, which is a
     grub.cfg alone, for Xen's pygrub; or ``none``. ``size`` is the least size of the disk, ``multiple`` what it is
     rounded up to (1M, if nothing is said).
     """
@@ -137,6 +144,8 @@ class LayoutVerb:
             # Debian's cloud kernel has all of them as modules, its initramfs not all.
             option = ("SQUASHFS_ZSTD",) if kind == "squashfs" else ()
             yield Requires((TYPES[kind].module,), (), option, (), (), layout.root.place or self.place)
+        if layout.root.verity:
+            yield Requires(("dm_verity",), (), (), (), (), layout.root.place or self.place)
         for part in layout.parts:
             if part.kind == "lvm":
                 thin = ("dm_thin_pool",) if part.pool else ()

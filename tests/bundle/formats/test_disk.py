@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,6 +49,8 @@ LAYOUTS = {
     "thin": '<layout table="mbr"><lvm group="vg1" thin="pool0" size="120M"><root/>'
     '<data size="200M" mount="/srv"/></lvm></layout>',
     "raid": '<layout table="gpt"><raid><root/></raid><raid><data size="32M" mount="/srv"/></raid></layout>',
+    "verity": '<layout table="gpt"><root format="erofs" verity="yes"/><data size="8M" mount="/srv"/></layout>',
+    "checked": '<layout table="gpt"><root format="ext4" size="+8M" verity="yes"/></layout>',
     "boot": '<layout table="gpt"><data size="16M" mount="/boot"/><root/></layout>',
 }
 
@@ -317,6 +320,47 @@ def test_a_mirror_is_assembled_of_either_half(disks: Project, reader: Callable[[
         mount -o ro,noload /dev/md51 /run/mnt/srv
         """
         assert reader("raid", script + FILES).splitlines()[: len(WANTED)] == WANTED
+
+
+@pytest.mark.parametrize(("name", "kind"), [("verity", "erofs"), ("checked", "ext4")])
+def test_a_changed_byte_is_found(
+    disks: Project, reader: Callable[[str, str], str], tmp_path: Path, name: str, kind: str
+) -> None:
+    root, hashes = partitions(disks, name)[:2]
+    known = json.loads((disk(disks, name).parent / "manifest.json").read_text())["roothash"]
+    table = json.loads(run("sfdisk", "--json", disk(disks, name)))["partitiontable"]["partitions"]
+    assert "".join(part["uuid"].replace("-", "").lower() for part in table[:2]) == known
+    assert [part["type"].lower() for part in table[:2]] == [
+        "4f68bce3-e8cd-4db1-96e7-fbcaf984b709",
+        "2c7357ed-ebd2-46d9-aec1-23d437ec2bf5",
+    ]
+    run("veritysetup", "verify", root, hashes, known)
+    data = bytearray(root.read_bytes())
+    data[-4096] ^= 1
+    (tmp_path / "damaged").write_bytes(data)
+    done = subprocess.run([tool("veritysetup"), "verify", tmp_path / "damaged", hashes, known], capture_output=True)
+    assert done.returncode != 0
+    # Linux reads it through the hashes, and nothing else than what was written.
+    script = f"""
+    export DM_DISABLE_UDEV=1
+    modprobe dm-verity; modprobe -q erofs
+    veritysetup open ${{disk}}1 checked ${{disk}}2 {known}
+    trap 'umount /run/mnt; veritysetup close checked' EXIT
+    mount -o ro -t {kind} /dev/mapper/checked /run/mnt
+    cat /run/mnt/kept /run/mnt/etc/fstab"""
+    kept, fstab = reader(name, script).splitlines()[:2]
+    assert kept == "kept"
+    assert fstab.split()[:4] == ["/dev/mapper/root", "/", kind, "ro"]
+
+
+def test_the_root_hash_follows_from_the_node(disks: Project) -> None:
+    shutil.rmtree(disks.home / "repository" / "finished")
+    disks.sfvm("bundle", "node", "verity", "--output", "again")
+    known, again = (
+        json.loads((disks.home / where / "node-verity" / "manifest.json").read_text())["roothash"]
+        for where in ("out", "again")
+    )
+    assert known == again
 
 
 def test_what_does_not_fit_says_what_it_needs(disks: Project) -> None:
