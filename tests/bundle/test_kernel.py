@@ -20,6 +20,8 @@ from sfvm.bundle.kernel import Kernel, compression, initramfs_modules, modules, 
 from sfvm.bundle.outputs.requires import Requires
 from sfvm.bundle.stage import Unfit
 from sfvm.errors import Place
+from tests.peers import xen
+from tests.peers.tools import tool
 
 CLOUD = Kernel(
     "6.1.0-56-cloud-amd64",
@@ -98,6 +100,34 @@ def test_pygrub_reads_no_btrfs(name: str) -> None:
         else:
             with pytest.raises(Unfit, match="does not fit"):
                 check(recipe, full, frozenset(), "btrfs")
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+def test_pygrub_itself_reads_ext4_alone(tmp_path: Path, kind: str) -> None:
+    """So that formats may ask for it: when a later one fails here, they may ask for more."""
+    files, image = tmp_path / "files", tmp_path / "image"
+    (files / "boot/grub").mkdir(parents=True)
+    (files / "boot/grub/grub.cfg").write_text("menuentry 'x' {\n linux /boot/vmlinuz ro\n initrd /boot/initrd\n}\n")
+    for name in ("vmlinuz", "initrd"):
+        (files / "boot" / name).write_bytes(b"x" * 5000)
+    with image.open("wb") as file:
+        file.truncate(320 << 20)
+    prototype = tmp_path / "prototype"  # mkfs.xfs(8), -p
+    lines = ["/", "0 0", "d--755 0 0", "boot d--755 0 0", "grub d--755 0 0"]
+    lines += [f"grub.cfg ---644 0 0 {files / 'boot/grub/grub.cfg'}", "$"]
+    lines += [f"{name} ---644 0 0 {files / 'boot' / name}" for name in ("vmlinuz", "initrd")]
+    prototype.write_text("\n".join([*lines, "$", "$", ""]))
+    make = {
+        "ext4": ("mke2fs", "-q", "-t", "ext4", "-d", files),
+        "xfs": ("mkfs.xfs", "-q", "-f", "-p", prototype),
+        "btrfs": ("mkfs.btrfs", "-q", "-f", "-r", files),
+    }[kind]
+    subprocess.run([tool(str(make[0])), *make[1:], image], check=True, capture_output=True)
+    if kind == "ext4":
+        assert xen.pygrub(image, tmp_path)["kernel"] == b"x" * 5000
+    else:
+        with pytest.raises(xen.Refused):
+            xen.pygrub(image, tmp_path)
 
 
 def test_kernel_options_and_module_lists() -> None:

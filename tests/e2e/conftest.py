@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guests.project import Project
+from tests.guests.project import Project, Running
 from tests.guests.project import project as project_of
 
 SPECS = Path(__file__).parent / "specs"
@@ -23,3 +23,13 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         out = str(made.home / "out")
         made.sfvm("build", "marked", "--specs", str(SPECS), "--bundle", "qcow2", "--output", out, timeout=BUILD_SECONDS)
         yield made
+
+
+@pytest.fixture(scope="session")
+def live_node(debian: Project) -> Iterator[Running]:
+    """The build of ``debian-live``, begun: five minutes for one CPU, while machines boot on the other."""
+    running = debian.start("build", "debian-live", "--param", "vagrant=yes", "--quiet")
+    yield running
+    if running.process.poll() is None:
+        running.interrupt()
+        running.end(BOOT_SECONDS)

@@ -13,7 +13,7 @@ from sfvm.bundle.format import Formats
 from tests.e2e.conftest import BOOT_SECONDS, BUILD_SECONDS, SPECS
 from tests.guests.project import Project
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("live_node")]
 MARK = "mark: derived-node-was-here"
 LACKS = {
     "ami-instance-store": "--set user=",

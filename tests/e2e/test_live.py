@@ -20,7 +20,7 @@ from lxml import etree
 
 from sfvm.boot.qemu import boot, netboot
 from tests.e2e.conftest import BOOT_SECONDS, BUILD_SECONDS
-from tests.guests.project import Project
+from tests.guests.project import Project, Running
 from tests.peers.machines import add_box, check_ovf, domain, v2v
 from tests.peers.tools import tool
 
@@ -62,21 +62,20 @@ def server(debian: Project) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def live(debian: Project, keys: Path, server: str) -> Path:
+def live(debian: Project, live_node: Running, keys: Path, server: str) -> Path:
     """Where the bundles are."""
     own = debian.home / "own-formats"
     own.mkdir()
     (own / "readonly.xml").write_text(READONLY)
     settings = ("level=1", "root=squashfs", f"server={server}", "user=123456789012", f"private_key={keys / 'user.key'}",
                 f"certificate={keys / 'user.pem'}", f"ec2_certificate={keys / 'cloud.pem'}")  # fmt: skip
-    words = [word for name in (*FORMATS, "readonly") for word in ("--bundle", name)]
+    words = ["bundle", "debian-live", *FORMATS, "readonly"]
     words += [word for setting in settings for word in ("--set", setting)]
     out = debian.home / "live"
-    given = {"SFVM_FORMATS": str(own)}
-    debian.sfvm(
-        "build", "debian-live", "--param", "vagrant=yes", *words, "--output", str(out),
-        timeout=BUILD_SECONDS, environment=given,
-    )  # fmt: skip
+    built = live_node.end(BUILD_SECONDS)
+    debian.check(built)
+    assert built.status == 0, built.stderr
+    debian.sfvm(*words, "--output", str(out), timeout=BUILD_SECONDS, environment={"SFVM_FORMATS": str(own)})
     return out
 
 

@@ -287,7 +287,7 @@ def test_a_volume_group_is_found_with_its_volumes(
 
 
 def test_a_damaged_label_of_lvm_is_refused(reader: Callable[[str, str], str]) -> None:
-    script = LVM + "lvm pvck --config 'devices { use_devicesfile=0 }' ${disk}2 >/dev/null"
+    script = LVM + "lvm pvck ${disk}2 >/dev/null"
     reader("lvm", script)
     with pytest.raises(CommandFailed):
         reader("broken-lvm", script)
