@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import posixpath
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -349,6 +350,24 @@ class Appliance:
             if not self.alive():
                 raise self._died("the appliance died", str(error)) from error
             raise CommandFailed(1, [str(error)]) from error
+
+    def secret(self, path: str, value: bytes) -> None:
+        """Put *value* into the file *path* in the appliance's memory: over the daemon's own channel, so that neither an
+        argument list nor a trace of libguestfs's has it. Nothing may be mounted yet.
+
+        :raises ApplianceError: the VM died
+        """
+        with self._calling("a secret") as handle:
+            # guestfsd writes below what is mounted at /sysroot alone.
+            self.tool("mount -t tmpfs -o mode=700 tmpfs /sysroot")
+            source = os.memfd_create("secret")
+            try:
+                os.write(source, value)
+                handle.upload(f"/proc/self/fd/{source}", "/secret")
+                self.tool(f"mkdir -p {posixpath.dirname(path)}\ncp /sysroot/secret {path}\nchmod 400 {path}")
+            finally:
+                os.close(source)
+                self.tool("umount /sysroot")
 
     def interactive(self, command: str | None) -> int:
         """A terminal in the guest on the user's terminal, or *command* there; return its exit status."""

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -64,12 +64,14 @@ def boot(
     format_: str | None = None,
     controller: str = "virtio",
     nic: str = "virtio-net-pci",
+    answers: Mapping[str, str] = {},  # it is not changed
     log: Callable[[str], None] = lambda text: None,
 ) -> str:
     """Boot *disk* with *firmware* (``bios`` or ``uefi``) until the serial console has shown every text of *until*;
     return all it has shown, without escape sequences. *deadline* is seconds, *memory* MiB; *format_* is QEMU's name of
     the image's format, known from the suffix where that is ``.qcow2``, else raw. *controller* is one of
-    :data:`CONTROLLERS`, *nic* a network device of QEMU's. *log* gets the console as it comes.
+    :data:`CONTROLLERS`, *nic* a network device of QEMU's. *answers* has the line that is typed once a text is shown.
+    *log* gets the console as it comes.
 
     :raises SfvmError: not all was shown in time, QEMU ended, or the guest gave up; the last lines are in the error
     """
@@ -115,6 +117,8 @@ def _watch(
     text = ""
     with _running(words, directory) as (process, errors):
         assert process.stdout is not None
+        assert process.stdin is not None
+        asked = dict(answers)
         output = process.stdout.fileno()
         while missing := [wanted for wanted in until if wanted not in text]:
             left = end - time.monotonic()
@@ -129,6 +133,9 @@ def _watch(
                 raise _failure(failing, text, f"QEMU ended: {said or 'the guest stopped the machine'}")
             log(chunk.decode(errors="replace"))
             text = plain(text + chunk.decode(errors="replace"))
+            for question in [question for question in asked if question in text]:
+                process.stdin.write(f"{asked.pop(question)}\n".encode())
+                process.stdin.flush()
             for sign in DEAD_ENDS:
                 if sign in text:
                     raise _failure(failing, text, f"the console shows {sign!r}")

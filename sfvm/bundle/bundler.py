@@ -21,6 +21,7 @@ from sfvm.bundle.disk.layout import Layout
 from sfvm.bundle.finish import Workshop, epoch, finish, identity, in_machine, tree
 from sfvm.bundle.format import FormatRequest, Recipe, check, expand
 from sfvm.bundle.kernel import Kernel
+from sfvm.bundle.secrets import Secret
 from sfvm.bundle.stage import Stage, Unfit
 from sfvm.bundle.workspace import put, workspace
 from sfvm.cancellation import Cancellation, Cancelled
@@ -44,13 +45,14 @@ def bundle(
     *,
     made: Callable[[Path], None] = lambda directory: None,
     force: bool = False,
+    secrets: Mapping[str, Secret] = {},  # it is not changed
 ) -> None:
     """Make every format of *requests* from a built node that is called *name*; see :class:`Bundler`.
 
     :raises BundleError: the node cannot be bundled so
     :raises SfvmError: anything else that the user can act on
     """
-    bundler = Bundler(output, repository, settings, listener, made, force)
+    bundler = Bundler(output, repository, settings, listener, made, force, secrets)
     todo = bundler.jobs(name, manifest.key, manifest.facts, requests)
     raise_first(Schedule(todo, limit(settings)).run(), listener)
 
@@ -58,7 +60,7 @@ def bundle(
 @dataclass(frozen=True)
 class Bundler:
     """Makes bundles ``output/NAME-FORMAT/``, each complete or not there; *made* is told every one that is complete,
-    from several threads. What is there already is replaced only by *force*."""
+    from several threads. What is there already is replaced only by *force*. *secrets* are the user's, by name."""
 
     output: Path
     repository: Repository
@@ -66,6 +68,7 @@ class Bundler:
     listener: Listener
     made: Callable[[Path], None]
     force: bool = False
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
 
     def jobs(self, name: str, key: str, facts: Mapping[str, str], requests: Sequence[FormatRequest]) -> tuple[Job, ...]:
         """What is to be done for the node with *key*, which need not be built yet: a job for each layout. *facts* are
@@ -77,6 +80,7 @@ class Bundler:
         for wanted in requests:
             try:
                 recipe = expand(wanted, name, facts)
+                self._require_secrets(recipe)
             except Unfit as error:
                 if not wanted.optional:
                     raise
@@ -89,6 +93,17 @@ class Bundler:
 
     def target(self, name: str, recipe: Recipe) -> Path:
         return self.output / f"{name}-{recipe.format}"
+
+    def _require_secrets(self, recipe: Recipe) -> None:
+        layout = recipe.layout
+        for secret in layout.secrets if layout else ():
+            if secret not in self.secrets:
+                raise Unfit(
+                    f"format {recipe.format} needs the secret {secret!r}",
+                    place=layout.place if layout else None,
+                    why=f"it needs --secret {secret}=…",
+                    hint=f"--secret {secret}=file:PATH, or --secret {secret}=env:VARIABLE",
+                )
 
     def _require_free(self, target: Path) -> None:
         if not target.exists():
@@ -162,7 +177,7 @@ class _Group:
         content = sum(path.stat().st_size for path in bundler.repository.files(self.key))
         _require_room(bundler.output, content * (1 + len(self.recipes)) + ROOM)
         ours = within(bundler.listener, ", ".join(recipe.format for recipe in self.recipes))
-        shop = Workshop(bundler.repository, bundler.settings, ours, stop)
+        shop = Workshop(bundler.repository, bundler.settings, ours, stop, bundler.secrets)
         with workspace(bundler.output, phase(ours, self.name, "clean-up")) as work:
             make = self._disk if self.layout is not None else self._tree
             fitting, made = make(manifest, work, shop)
@@ -196,7 +211,7 @@ class _Group:
         assert self.layout is not None
         self._tell("finishing")
         with phase(shop.listener, self.name, "finishing"):
-            finished = finish(self.name, manifest, self.layout, "kernel" in self._needs, shop)
+            finished = finish(self.name, manifest, self.layout, "kernel" in self._needs, shop, work)
         if not (fitting := self._fitting(manifest, finished.kernel)):
             return (), _Made()
         unique = identity_of(self.layout, identity(manifest.key))

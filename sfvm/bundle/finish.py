@@ -7,10 +7,10 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sfvm import qcow2
@@ -35,8 +35,9 @@ from sfvm.bundle.finished import (
 )
 from sfvm.bundle.layers import Layering
 from sfvm.bundle.packing import tar_script
+from sfvm.bundle.secrets import Secret
 from sfvm.bundle.stage import Unfit
-from sfvm.bundle.sysprep import fstab, sysprep
+from sfvm.bundle.sysprep import crypttab, fstab, sysprep
 from sfvm.cancellation import Cancellation
 from sfvm.config import Settings
 from sfvm.errors import BundleError
@@ -48,6 +49,8 @@ VERSION = 5
 """Raised when finishing makes something else: what was kept before is made anew."""
 WORK = "/run/sfvm/bundle"
 """Where the appliance works, in its own memory."""
+SECRETS = "/run/sfvm/secrets"
+"""Where its secrets are, likewise."""
 TAR_MARGIN = 64 << 20
 MOST_OVERHEAD = 1 << 30
 """Bytes of a filesystem beside files as large as the node."""
@@ -60,12 +63,14 @@ Clusters of 4 KiB do that too, and have sixteen times the metadata."""
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where nodes are made ready: the *repository*, the *settings* of helper VMs, who listens, who may stop it."""
+    """Where nodes are made ready: the *repository*, the *settings* of helper VMs, who listens, who may stop it, and the
+    user's *secrets* by name."""
 
     repository: Repository
     settings: Settings
     listener: Listener
     stop: Cancellation
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
 
     @contextmanager
     def running(self, drives: Sequence[Drive], name: str) -> Iterator[Appliance]:
@@ -110,8 +115,9 @@ def overlay_of(path: Path, backing: Path, *, relative: bool = False) -> Path:
     return path
 
 
-def finish(name: str, manifest: Manifest, layout: Layout, kernel: bool, shop: Workshop) -> Finished:
+def finish(name: str, manifest: Manifest, layout: Layout, kernel: bool, shop: Workshop, work: Path) -> Finished:
     """Make the node bootable from a disk of *layout*, or find what was made before; *kernel* asks for its kernel, too.
+    What is made with a secret is not kept, but below *work*: it would be another's, under another passphrase.
 
     :raises BundleError: the node cannot be what the layout asks for
     :raises Cancelled: the workshop is to stop
@@ -127,6 +133,10 @@ def finish(name: str, manifest: Manifest, layout: Layout, kernel: bool, shop: Wo
         }
         return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
 
+    if layout.secrets:
+        directory = work / "finished"
+        directory.mkdir()
+        return _Finishing(name, manifest, layout, directory, shop).run(kernel)
     if not kernel and (more := kept_already(shop.repository, manifest.key, digest(True))) is not None:
         return more
 
@@ -151,7 +161,8 @@ class _Finishing:
 
     def run(self, kernel: bool) -> Finished:
         backing = self.shop.repository.backing(self.manifest.key, stop=self.shop.stop)
-        drives = [Drive(overlay_of(self.directory / FILESYSTEM, backing, relative=True))]
+        overlay = overlay_of(self.directory / FILESYSTEM, backing, relative=not self.layout.secrets)
+        drives = [Drive(overlay)]
         size, kind = self.manifest.disk, self.manifest.filesystem
         own = tuple(number for number, part in enumerate(self.layout.parts) if made(part, size, kind))
         drives += [Drive(self._part(number), "raw") for number in own]
@@ -165,6 +176,8 @@ class _Finishing:
             self.shop.running(drives, self.name) as appliance,
         ):
             loader = None if alone else pool.submit(load)
+            for secret in self.layout.secrets:
+                appliance.secret(f"{SECRETS}/{secret}", self.shop.secrets[secret].value)
             if not root.made:
                 _rename(appliance, self.manifest.filesystem, root.uuid)
             appliance.mount()
@@ -176,11 +189,14 @@ class _Finishing:
                     guest.directory(point)
             before = guest.read("/etc/fstab").decode() if guest.exists("/etc/fstab") else ""
             guest.write("/etc/fstab", fstab(before, tuple(entries)).encode())
+            if names.locked:
+                before = guest.read("/etc/crypttab").decode() if guest.exists("/etc/crypttab") else ""
+                guest.write("/etc/crypttab", crypttab(before, names.locked).encode())
             files = guest.names("/boot")
             words = grub.arguments(self.layout.boot.consoles, self.layout.boot.arguments)
             if self.layout.root.verity:
                 words = f"{verity.arguments(verity.UNKNOWN)} {words}"
-            arguments = f"root={root.source} ro {words}".strip()
+            arguments = " ".join(f"root={root.source} ro {names.unlocking} {words}".split())
             if self.layout.boot.loader != "none":
                 self._configure(appliance, files, arguments, names.home)
             program = self._extlinux(guest)
@@ -190,7 +206,7 @@ class _Finishing:
             hashed = ""
             if own:
                 devices = {number: appliance.device(index) for index, number in enumerate(own, 1)}
-                script = parts_script(self.layout, devices, unique, WORK, kind, size, time, program)
+                script = parts_script(self.layout, devices, unique, WORK, kind, size, time, program, SECRETS)
                 said = appliance.run(script)
                 found, hashed = sizes(said, self.layout), root_hash(said)
             if program and self.layout.boot_part is None and not root.made:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sfvm.guest import Guest
 
 GONE = (
@@ -45,6 +47,13 @@ def sysprep(guest: Guest) -> None:
     if guest.exists("/usr/sbin/sshd") and guest.exists("/usr/lib/systemd/systemd"):
         guest.write(SSH_UNIT, SSH_SERVICE.encode())
         guest.symlink(f"/etc/systemd/system/multi-user.target.wants/{SSH_UNIT.rpartition('/')[2]}", SSH_UNIT)
+
+
+def crypttab(text: str, locked: Mapping[str, str]) -> str:
+    """crypttab(5) *text* with lines for what is *locked* (UUIDs by names), whose passphrase is asked for, in place of
+    those with the same names; everything else stays."""
+    kept = [line for line in text.splitlines() if line.split()[:1] not in [[name] for name in locked]]
+    return "\n".join([*kept, *(f"{name} UUID={own} none luks" for name, own in locked.items())]) + "\n"
 
 
 def fstab(text: str, entries: tuple[tuple[str, str, str, str, int], ...]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sfvm.appliance.machine import Appliance
     from sfvm.build.scheduler import Job
     from sfvm.bundle.format import FormatRequest
+    from sfvm.bundle.secrets import Secret
     from sfvm.cli.progress import Progress
     from sfvm.errors import StepError
     from sfvm.tree import Node, Plan
@@ -63,12 +64,29 @@ def progress_options(function: Any) -> Any:
     return function
 
 
+def _secrets(_context: click.Context, _parameter: click.Parameter, words: tuple[str, ...]) -> Mapping[str, Secret]:
+    """A click callback: the secrets that *words* name."""
+    if not words:
+        return {}
+    from sfvm.bundle.secrets import read
+
+    return read(words)
+
+
 def format_options(output: str) -> Decorator:
-    """``--output``, ``--set`` and ``--force`` for commands that bundle."""
+    """``--output``, ``--set``, ``--secret`` and ``--force`` for commands that bundle."""
 
     def decorate(function: Any) -> Any:
         for option in (
             click.option("--force", is_flag=True, help="Replace bundles that are there already."),
+            click.option(
+                "--secret",
+                "secrets",
+                multiple=True,
+                metavar="NAME=file:PATH|env:VAR",
+                callback=_secrets,
+                help="A secret that formats want, and where it is; repeatable.",
+            ),
             click.option(
                 "--set",
                 "values",
@@ -121,6 +139,7 @@ def build(
     formats: tuple[str, ...],
     output: Path,
     values: dict[str, str],
+    secrets: Mapping[str, Secret],
     force: bool,
     arguments: dict[str, str],
     jobs: int | None,
@@ -163,7 +182,7 @@ def build(
         if requests:
             from sfvm.bundle import Bundler
 
-            bundler = Bundler(output, repository, settings, progress.listener, made, force)
+            bundler = Bundler(output, repository, settings, progress.listener, made, force, secrets)
             found = {node.name: node for node in resolved}
             for name in names:
                 also += bundler.jobs(name, found[name].key, found[name].definition.facts, requests)
@@ -227,6 +246,7 @@ def bundle(
     formats: tuple[str, ...],
     output: Path,
     values: dict[str, str],
+    secrets: Mapping[str, Secret],
     force: bool,
     log: str,
     events: Path | None,
@@ -255,7 +275,10 @@ def bundle(
         _printed(wanted) as printed,
         shown(options, begun, log=log, file=events, trace=profile) as progress,
     ):
-        make(name, manifest, requests, output, repository, settings, progress.listener, made=printed, force=force)
+        make(
+            name, manifest, requests, output, repository, settings, progress.listener, made=printed, force=force,
+            secrets=secrets,
+        )  # fmt: skip
 
 
 @contextmanager

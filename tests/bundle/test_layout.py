@@ -57,6 +57,17 @@ def layout(directory: Path, text: str) -> Layout:
             "from a thin volume",
         ),
         ('<layout table="gpt"><luks/><root/></layout>', "luks"),
+        ('<layout table="gpt"><luks name="a/b"><root/></luks></layout>', "cannot be a name"),
+        ('<layout table="gpt"><luks secret="$(id)"><root/></luks></layout>', "cannot be a name"),
+        ('<layout table="gpt"><luks><root size="+1M"/></luks></layout>', "in a container"),
+        ('<layout table="gpt"><luks><root/></luks><luks name="root"><swap size="1M"/></luks></layout>', "same name"),
+        ('<layout table="mbr"><luks><root/></luks><boot loader="grub"/></layout>', "from what is locked"),
+        ('<layout table="mbr"><luks><root/></luks><boot loader="extlinux"/></layout>', "a part in a container"),
+        (
+            '<layout table="gpt"><luks><data size="8M" mount="/boot"/></luks><root/></layout>',
+            "before anything is unlocked",
+        ),
+        ('<layout table="gpt"><luks><root format="ext4" verity="yes"/></luks></layout>', "a partition of a GPT"),
         ('<layout table="gpt"><raid><root/></raid><boot loader="extlinux"/></layout>', "a part in a container"),
         (
             '<layout table="gpt"><root format="xfs"/><boot loader="extlinux"/></layout>',

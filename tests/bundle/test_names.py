@@ -14,6 +14,7 @@ from sfvm.bundle.disk.names import Names
 from sfvm.bundle.disk.parts import made
 from sfvm.bundle.kernel import Kernel
 from sfvm.bundle.outputs.layout import LayoutVerb
+from sfvm.bundle.sysprep import crypttab
 from sfvm.spec import schema
 
 NODE = 64 * MIB
@@ -46,6 +47,8 @@ def names(layout: Layout) -> Names:
         ('<root format="ext4" size="64M" verity="yes"/>', True, "/dev/mapper/root"),
         ('<lvm group="vg0"><root/></lvm>', True, "/dev/mapper/vg0-root"),
         ("<raid><root/></raid>", True, "UUID="),
+        ("<luks><root/></luks>", True, "/dev/mapper/root"),
+        ('<luks name="other"><root/></luks>', True, "/dev/mapper/other"),
     ],
 )
 def test_a_root_is_the_nodes_blocks_or_its_files(tmp_path: Path, root: str, is_made: bool, source: str) -> None:
@@ -81,6 +84,30 @@ def test_a_container_is_as_large_as_what_is_in_it(tmp_path: Path) -> None:
     assert containers.size(layout, 1, NODE) == containers.size(layout, 2, NODE) == 8 * MIB + containers.RAID_OVERHEAD
     half = verb(tmp_path, '<layout table="gpt"><lvm group="a" size="50%"><root/></lvm></layout>').layout
     assert containers.size(half, 0, NODE) == 32 * MIB
+
+
+def test_what_is_locked_is_told_to_the_kernel_and_in_crypttab(tmp_path: Path) -> None:
+    text = (
+        '<layout table="gpt"><esp/><luks name="system" secret="one"><root/></luks>'
+        '<luks secret="two"><swap size="1M"/></luks><luks name="d" secret="one"><data size="6M" mount="/d"/></luks></layout>'
+    )
+    layout = verb(tmp_path, text).layout
+    assert layout.secrets == ("one", "two")
+    found = names(layout)
+    assert list(found.locked) == ["system", "swap", "d"]
+    assert len(set(found.locked.values())) == 3
+    own = found.locked["system"]
+    assert found.unlocking == f"cryptopts=target=system,source=UUID={own},luks rd.luks.name={own}=system"
+    assert containers.size(layout, 1, NODE) == NODE + 16 * MIB
+    assert containers.size(layout, 3, NODE) == 22 * MIB
+    before = "# kept\nsystem /dev/sda1 none\nmine UUID=1 none luks\n"
+    assert crypttab(before, {"system": own}).splitlines() == [
+        "# kept",
+        "mine UUID=1 none luks",
+        f"system UUID={own} none luks",
+    ]
+    plain = names(verb(tmp_path, '<layout table="gpt"><luks><swap size="1M"/></luks><root/></layout>').layout)
+    assert plain.unlocking == ""  # systemd opens it, by crypttab
 
 
 def test_what_boots_from_it_must_find_it(tmp_path: Path) -> None:

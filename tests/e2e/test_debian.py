@@ -47,7 +47,13 @@ SEALED = {
         '<esp/><root format="erofs" verity="yes"/><data size="+200M" mount="/var"/>'
         '<boot loader="uki" console="tty0 ttyS0"/>',
     ),
+    "luks": (
+        "uefi",
+        '<esp/><luks><root size="1500M"/></luks><luks name="swapped"><swap size="64M"/></luks>'
+        '<boot loader="systemd-boot" console="tty0 ttyS0"/>',
+    ),
 }
+PASSPHRASE = "correct horse"
 LAYOUTS = {
     "systemd-boot": ("uefi", '<esp/><root/><boot loader="systemd-boot" console="tty0 ttyS0"/>'),
     "uki": ("uefi", '<esp/><root/><boot loader="uki" console="tty0 ttyS0"/>'),
@@ -81,10 +87,12 @@ def starts(debian: Project, node: str, name: str, firmware: str, parts: str) -> 
     own.mkdir(exist_ok=True)
     head = f'<format xmlns="urn:sfvm:1" name="{name}"><summary>{name}</summary><layout table="gpt">{parts}</layout>'
     (own / f"{name}.xml").write_text(f'{head}<convert to="qcow2" as="disk.qcow2"/></format>')
-    given = {"SFVM_FORMATS": str(own)}
-    debian.sfvm("bundle", node, name, "--output", "out", timeout=BOOT_SECONDS, environment=given)
+    given = {"SFVM_FORMATS": str(own), "PASSPHRASE": PASSPHRASE}
+    words = ("bundle", node, name, "--output", "out", "--secret", "passphrase=env:PASSPHRASE")
+    debian.sfvm(*words, timeout=BOOT_SECONDS, environment=given)
     image = debian.home / "out" / f"{node}-{name}" / "disk.qcow2"
-    console = boot(image, firmware, until=["login:"], deadline=BOOT_SECONDS)
+    answers = {"Please unlock disk root": PASSPHRASE, "Please enter passphrase for disk": PASSPHRASE}
+    console = boot(image, firmware, until=["login:"], deadline=BOOT_SECONDS, answers=answers)
     assert "debian login:" in console
 
 

@@ -33,6 +33,7 @@ TYPES = {
     "data": LINUX,
     "boot": uuid.UUID("bc13c2ff-59e6-4262-a352-b275fd6f7172"),
     "lvm": uuid.UUID("e6d6d379-f507-44c2-a23c-238f2a3df928"),
+    "luks": uuid.UUID("ca7d7ccb-63ed-4c53-861c-1742536059cc"),
     "raid": uuid.UUID("a19d880f-05fc-4d3b-a006-743f0f84911e"),
 }
 """By the kind of a part; those of a root depend on the architecture."""

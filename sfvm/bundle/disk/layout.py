@@ -10,7 +10,7 @@ from sfvm.errors import Place
 
 MIB = 1 << 20
 BIOS_BOOT_SIZE = MIB
-CONTAINERS = ("lvm", "raid")
+CONTAINERS = ("lvm", "raid", "luks")
 """Kinds of parts that other parts are in."""
 
 
@@ -36,7 +36,7 @@ class Part:
     ESP as large as its loader needs, all that is left of a container.
     *filesystem* "" is a root as the node has it. *mount* is where the part is in the guest; *grow* marks a root that
     takes its whole partition when it is mounted; *subvolumes* are btrfs's, by their paths. *name* is that of an LVM
-    volume or group; *pool* that of the thin pool in a group.
+    volume or group, or of what LUKS opens; *pool* that of the thin pool in a group, *secret* that of the passphrase.
     """
 
     kind: str
@@ -50,6 +50,7 @@ class Part:
     name: str = ""
     pool: str = ""
     verity: bool = False
+    secret: str = ""
     parts: tuple[Part, ...] = ()
     place: Place | None = field(default=None, compare=False)
 
@@ -73,7 +74,7 @@ class Part:
         plain = {"kind": self.kind, "size": self.size, "filesystem": self.filesystem, "mount": self.mount,
                  "options": self.options, "grow": self.grow}  # fmt: skip
         more = {"unit": self.unit, "subvolumes": list(self.subvolumes), "name": self.name, "pool": self.pool,
-                "verity": self.verity,
+                "verity": self.verity, "secret": self.secret,
                 "parts": [part.inputs() for part in self.parts]}  # fmt: skip
         return {**plain, **{name: value for name, value in more.items() if value and value != "bytes"}}
 
@@ -102,6 +103,11 @@ class Layout:
     @property
     def root(self) -> Part:
         return next(part for part in self.walk() if part.kind == "root")  # the schema wants one
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The names of the secrets that it wants."""
+        return tuple(dict.fromkeys(part.secret for part in self.parts if part.secret))
 
     @property
     def boot_part(self) -> Part | None:

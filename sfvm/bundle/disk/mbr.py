@@ -7,9 +7,9 @@ import struct
 from sfvm.bundle.disk.partitions import SECTOR, Partition, Table
 
 BOOT_CODE = 440
-TYPES = {"root": 0x83, "data": 0x83, "boot": 0x83, "swap": 0x82, "esp": 0xEF, "lvm": 0x8E, "raid": 0xFD}
+TYPES = {"root": 0x83, "data": 0x83, "boot": 0x83, "swap": 0x82, "esp": 0xEF, "lvm": 0x8E, "raid": 0xFD, "luks": 0xE8}
 """By the kind of a part (UEFI Specification 2.10, 5.2.2, for the ESP; ``sfdisk --label dos --list-types``)."""
-ACTIVE = ("root", "lvm", "raid")
+ACTIVE = ("root", "lvm", "raid", "luks")
 GAP_SECTOR = 1
 """GRUB's core image lies between the record and the first partition (GRUB manual, BIOS installation)."""
 MOST_SECTORS = 0xFFFFFFFF

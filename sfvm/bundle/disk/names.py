@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 
-from sfvm.bundle.disk import verity
+from sfvm.bundle.disk import containers, verity
 from sfvm.bundle.disk.compose import partition_uuid
 from sfvm.bundle.disk.grub import Home
 from sfvm.bundle.disk.layout import Layout
@@ -50,6 +50,22 @@ class Names:
                 return Root(identifier(volume, self.unique), source, kind, made=True)
         unique = str(uuid.uuid5(self.unique, "root"))
         return Root(unique, f"UUID={unique}", self.filesystem)
+
+    @property
+    def locked(self) -> dict[str, str]:
+        """What LUKS opens, by name: the identifier of the partition that it is in."""
+        parts = enumerate(self.layout.parts)
+        return {part.name: str(containers.luks_uuid(number, self.unique)) for number, part in parts if part.secret}
+
+    @property
+    def unlocking(self) -> str:
+        """The kernel's arguments for an initramfs that is to open the root: Debian's initramfs-tools (cryptopts;
+        README.initramfs of its cryptsetup) and systemd or dracut (rd.luks.name, systemd-cryptsetup-generator(8))."""
+        root = next((part for part in self.layout.parts if part.secret and self.layout.root in part.parts), None)
+        if root is None:
+            return ""
+        own = self.locked[root.name]
+        return f"cryptopts=target={root.name},source=UUID={own},luks rd.luks.name={own}={root.name}"
 
     @property
     def home(self) -> Home:

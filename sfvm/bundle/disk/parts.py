@@ -98,16 +98,17 @@ def parts_script(
     node: int,
     epoch: int,
     loader: str = "",
+    secrets: str = "",
 ) -> str:
     """A script that makes the parts of *layout* on *devices* (by number). The guest's files are in /sysroot, and what
     is below a part's mount point goes there. Identifiers follow from *unique*; *kind* and *node* are type and size, in
-    bytes, of the node's filesystem, *epoch* the time of images; *loader* is the path of its extlinux. It prints what
-    :func:`sizes` and :func:`root_hash` read."""
+    bytes, of the node's filesystem, *epoch* the time of images; *loader* is the path of its extlinux, *secrets* the
+    directory of the secrets. It prints what :func:`sizes` and :func:`root_hash` read."""
     lines = [
         f"work={work} epoch={epoch}",
         "mkdir -p $work",
         PRELUDE,
-        *containers.opening(layout, devices, unique, node),
+        *containers.opening(layout, devices, unique, node, secrets),
     ]
     # The deepest first: what is on /srv/www has gone when /srv is looked at; the root gets what is left.
     found = sorted(volumes(layout, devices), key=lambda volume: volume.part.mount, reverse=True)

@@ -32,6 +32,8 @@ def parts_of(element: Element) -> tuple[Part, ...]:
 def _partitions(element: Element) -> Iterator[Part]:
     if element.tag == "lvm":
         yield _group(element)
+    elif element.tag == "luks":
+        yield _locked(element)
     elif element.tag == "raid":
         place = element.place
         yield Part("raid", parts=(_contained(_part(element.children[0])),), place=place)
@@ -65,6 +67,15 @@ def _group(element: Element) -> Part:
     if twice := [name for name, count in names.items() if count > 1]:
         raise SpecError(f"two volumes are called {twice[0]!r}", place=element.place, hint="give each a name of its own")
     return Part("lvm", size, unit=unit, name=group, pool=pool, parts=tuple(parts), place=element.place)
+
+
+def _locked(element: Element) -> Part:
+    part = _contained(_part(element.children[0]))
+    name, secret = element.get("name") or part.kind, element.get("secret") or "passphrase"
+    for word in (name, secret):
+        if not VOLUME_NAME.fullmatch(word):
+            raise SpecError(f"{word!r} cannot be a name here", place=element.place, hint="letters, digits, _ and .")
+    return Part("luks", name=name, secret=secret, parts=(part,), place=element.place)
 
 
 def _contained(part: Part) -> Part:
@@ -190,6 +201,15 @@ def check(layout: Layout, place: Place) -> None:
     elif layout.root.verity and boot is None and loader in ("grub", extlinux.NAME, "pygrub"):
         problem = f"{loader} would read the root hash from what it is of"
         hint = '<data size="300M" mount="/boot"/>; or loader="systemd-boot" or "uki"'
+    elif any(part.secret and boot in part.parts for part in layout.parts):
+        problem, hint = "/boot is read before anything is unlocked", '<data size="300M" mount="/boot"/> outside of it'
+    elif (
+        boot is None and loader in ("grub", "pygrub") and any(p.secret and layout.root in p.parts for p in layout.parts)
+    ):
+        problem = f"{loader} cannot read its files from what is locked"
+        hint = '<data size="300M" mount="/boot"/> outside of it; or loader="systemd-boot" or "uki"'
+    elif len({part.name for part in layout.parts if part.secret}) < sum(bool(part.secret) for part in layout.parts):
+        problem, hint = "two parts that are opened have the same name", 'give each a name="…" of its own'
     elif (starts := extlinux.part(layout)) is not None and starts not in layout.parts:
         problem, hint = "extlinux cannot read a part in a container", '<data size="300M" mount="/boot"/> outside of it'
     elif starts is not None and (starts.filesystem or "ext4") not in extlinux.READABLE:

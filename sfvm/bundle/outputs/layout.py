@@ -69,6 +69,11 @@ class LayoutVerb:
     be ``swap``, ``data0`` …, ``root``; ``thin="pool0"`` makes them thin, in a pool of that name. ``<raid>`` has the one
     part that two partitions mirror. The guest must have what finds them: the packages lvm2, mdadm.
 
+    ``<luks name="root" secret="passphrase">`` has one ``root``, ``data`` or ``swap`` that is encrypted (LUKS2). The
+    passphrase is the secret of that name (``--secret passphrase=file:PATH``); what is opened is called ``name``, the
+    part's kind if nothing is said. The guest needs what asks for it, in its initramfs: cryptsetup-initramfs, with
+    ``CRYPTSETUP=y`` in its conf-hook; or systemd's or dracut's.
+
     The ``loader`` is ``grub``; ``systemd-boot`` or ``uki`` (a unified kernel image), for UEFI alone, which have the
     newest kernel on the ESP and come from the guest, else from this machine (systemd-boot-efi); ``extlinux``, the
     guest's own, for BIOS alone, which reads the kernels from an ext4, btrfs or vfat partition; ``pygrub``, which is a
@@ -99,6 +104,16 @@ class LayoutVerb:
             <interleave>{_SWAP}{_DATA}<optional>{_ROOT}</optional></interleave>
           </element>
         </optional>
+        <zeroOrMore>
+          <element name="luks">
+            <optional><attribute name="name"><ref name="word"/></attribute></optional>
+            <optional><attribute name="secret"><ref name="word"/></attribute></optional>
+            <choice>
+              {_ROOT}{_DATUM}
+              <element name="swap"><attribute name="size"><ref name="part-size"/></attribute></element>
+            </choice>
+          </element>
+        </zeroOrMore>
         <zeroOrMore>
           <element name="raid"><choice>{_ROOT}{_DATUM}</choice></element>
         </zeroOrMore>
@@ -152,5 +167,9 @@ class LayoutVerb:
                 tools = ("thin-provisioning-tools|device-mapper-persistent-data",) if part.pool else ()
                 modules = ("dm_mod", *thin)
                 yield Requires(modules, (), (), (), ("lvm2", *tools), part.place or self.place)
+            elif part.secret and layout.root in part.parts:
+                yield Requires(("dm_crypt",), (), (), (), ("cryptsetup-initramfs|dracut",), part.place or self.place)
+            elif part.secret:
+                yield Requires((), ("dm_crypt",), (), (), (), part.place or self.place)
             elif part.kind == "raid":
                 yield Requires(("raid1",), (), (), (), ("mdadm",), part.place or self.place)
