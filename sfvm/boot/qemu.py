@@ -79,7 +79,7 @@ def boot(
     with tempfile.TemporaryDirectory(prefix="sfvm-boot-") as directory:
         flash = _uefi(Path(directory)) if firmware == UEFI else None
         words = command(disk, format_, memory, profile, flash, controller, nic)
-        return _watch(words, f"{disk} does not boot under {firmware.upper()}", until, deadline, directory, log)
+        return _watch(words, f"{disk} does not boot under {firmware.upper()}", until, deadline, directory, log, answers)
 
 
 def netboot(
@@ -111,6 +111,7 @@ def _watch(
     deadline: float,
     directory: str,
     log: Callable[[str], None],
+    answers: Mapping[str, str] = {},  # it is not changed
 ) -> str:
     """Run QEMU with *words* until its console has shown every text of *until*; what it has shown."""
     end = time.monotonic() + deadline

@@ -89,7 +89,8 @@ def test_a_container_is_as_large_as_what_is_in_it(tmp_path: Path) -> None:
 def test_what_is_locked_is_told_to_the_kernel_and_in_crypttab(tmp_path: Path) -> None:
     text = (
         '<layout table="gpt"><esp/><luks name="system" secret="one"><root/></luks>'
-        '<luks secret="two"><swap size="1M"/></luks><luks name="d" secret="one"><data size="6M" mount="/d"/></luks></layout>'
+        '<luks secret="two"><swap size="1M"/></luks>'
+        '<luks name="d" secret="one"><data size="6M" mount="/d"/></luks></layout>'
     )
     layout = verb(tmp_path, text).layout
     assert layout.secrets == ("one", "two")

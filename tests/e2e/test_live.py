@@ -103,7 +103,10 @@ def consoles(live: Path, server: str) -> Iterator[dict[str, Future[str]]]:
 def test_it_boots_to_a_login_prompt(consoles: dict[str, Future[str]], name: str) -> None:
     console = consoles[name].result()
     assert PROMPT in console
-    assert "Failed to start" not in console
+    if name == "readonly":
+        assert "erofs: (device sda3): mounted" in console
+    else:  # systemd-resolved wants a /var that can be written to
+        assert "Failed to start" not in console
 
 
 def run(name: str, *words: str | Path) -> str:
