@@ -56,9 +56,10 @@ def _vmdk(file: IO[bytes], unique: uuid.UUID) -> None:
     if head.startswith(b"KDMV"):
         start, room = (512 * number for number in struct.unpack_from("<QQ", head, 28))
     file.seek(start)
-    before = file.read(room)
+    # qemu-img writes its identifier without leading zeros, and leaves what was behind a longer one.
+    before = file.read(room).partition(b"\0")[0]
     # Not 32 bits: all ones mean that there is none.
-    after = re.sub(rb"(?m)^CID=[0-9a-f]+", b"CID=%08x" % (unique.int & 0x7FFFFFFF), before).rstrip(b"\0")
+    after = re.sub(rb"(?m)^CID=[0-9a-f]+", b"CID=%08x" % (unique.int & 0x7FFFFFFF), before)
     file.seek(start)
     file.write(after.ljust(room, b"\0"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import uuid
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from sfvm import document
 from sfvm.bundle.disk.disk import Disk
-from sfvm.bundle.identifiers import crc32c
+from sfvm.bundle.identifiers import crc32c, settle
 from sfvm.bundle.outputs.convert import Convert
 from sfvm.bundle.stage import Stage
 from tests.peers.disks import Refused, same, unpacked
@@ -60,6 +61,19 @@ def test_equal_disks_of_a_node_are_equal_files(disk: Path, tmp_path: Path, kind:
     assert content(one) == content(two)
     assert content(one)[f"d.{kind}"] != content(other)[f"d.{kind}"]
     assert set(one.made) == {path.name for path in one.directory.iterdir()}  # extents are artifacts, too
+
+
+@pytest.mark.parametrize("subformat", ["monolithicSparse", "monolithicFlat"])
+def test_a_short_identifier_of_qemu_leaves_nothing(disk: Path, tmp_path: Path, subformat: str) -> None:
+    """What qemu-img writes when it draws a number below 16^6: block/vmdk.c, vmdk_write_cid."""
+    path = converted(disk, tmp_path / "out", "vmdk", subformat=subformat).directory / "d.vmdk"
+    settled = path.read_bytes()
+    begin = settled.index(b"# Disk DescriptorFile")
+    text = settled[begin:].partition(b"\0")[0]
+    short = re.sub(rb"(?m)^CID=.{8}", b"CID=1234", text)
+    path.write_bytes(settled[:begin] + short + b"\0" + text[len(short) + 1 :] + settled[begin + len(text) :])
+    settle(path, "vmdk", uuid.uuid5(uuid.UUID(int=1), "d.vmdk"))
+    assert path.read_bytes() == settled
 
 
 @pytest.mark.parametrize("kind", KINDS)
