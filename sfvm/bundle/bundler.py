@@ -26,7 +26,7 @@ from sfvm.bundle.stage import Stage, Unfit
 from sfvm.bundle.workspace import put, workspace
 from sfvm.cancellation import Cancellation, Cancelled
 from sfvm.config import Settings
-from sfvm.errors import BundleError, SfvmError
+from sfvm.errors import BundleError, SfvmError, UsageError, suggestion
 from sfvm.events import Bundled, BundleFailed, BundleSkipped, Bundling, Listener, phase, within
 from sfvm.repository import Manifest, Repository
 from sfvm.repository.files import sync
@@ -88,6 +88,8 @@ class Bundler:
                 continue
             self._require_free(self.target(name, recipe))
             groups.setdefault(recipe.layout, []).append(recipe)
+        if not any(wanted.optional for wanted in requests):
+            self._require_use([layout for layout in groups if layout is not None])
         todo = [_Group(self, name, key, layout, tuple(recipes)) for layout, recipes in groups.items()]
         return tuple(Job(name, key, group.run) for group in todo)
 
@@ -104,6 +106,12 @@ class Bundler:
                     why=f"it needs --secret {secret}=…",
                     hint=f"--secret {secret}=file:PATH, or --secret {secret}=env:VARIABLE",
                 )
+
+    def _require_use(self, layouts: Sequence[Layout]) -> None:
+        wanted = {secret for layout in layouts for secret in layout.secrets}
+        for secret in self.secrets:
+            if secret not in wanted:
+                raise UsageError(f"no format wants a secret {secret!r}", hint=suggestion(secret, wanted))
 
     def _require_free(self, target: Path) -> None:
         if not target.exists():

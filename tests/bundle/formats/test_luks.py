@@ -121,3 +121,10 @@ def test_without_a_secret_it_says_which(made: tuple[Project, Done]) -> None:
     stderr = made[0].sfvm("bundle", "node", "locked", "--output", "no", status=1).stderr
     assert "needs the secret 'passphrase'" in stderr
     assert "--secret passphrase=file:PATH" in stderr
+
+
+def test_a_secret_that_nothing_wants_is_told(made: tuple[Project, Done]) -> None:
+    words = ("bundle", "node", "raw", "--secret", "odd=env:ODD", "--output", "odd")
+    stderr = made[0].sfvm(*words, status=2, environment={"ODD": PASSPHRASE}).stderr
+    assert "no format wants a secret 'odd'" in stderr
+    assert PASSPHRASE not in stderr
