@@ -18,11 +18,13 @@ from sfvm.build.scheduler import Job, Schedule, limit, raise_first
 from sfvm.bundle.disk.compose import compose, identity_of, table_of
 from sfvm.bundle.disk.disk import Disk
 from sfvm.bundle.disk.layout import Layout
-from sfvm.bundle.finish import Workshop, epoch, finish, identity, in_machine, tree
+from sfvm.bundle.finish import finish
 from sfvm.bundle.format import FormatRequest, Recipe, check, expand
 from sfvm.bundle.kernel import Kernel
 from sfvm.bundle.secrets import Secret
 from sfvm.bundle.stage import Stage, Unfit
+from sfvm.bundle.trees import tree
+from sfvm.bundle.workshop import Workshop, epoch, identity, in_machine
 from sfvm.bundle.workspace import put, workspace
 from sfvm.cancellation import Cancellation, Cancelled
 from sfvm.config import Settings

@@ -7,16 +7,12 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sfvm import qcow2
-from sfvm.appliance import image as appliance_image
-from sfvm.appliance.launch import launch
-from sfvm.appliance.machine import Appliance, Drive, Shape
+from sfvm.appliance.machine import Appliance, Drive
 from sfvm.bundle import kernel as kernels
 from sfvm.bundle.disk import containers, efi, extlinux, grub, verity
 from sfvm.bundle.disk.layout import CONTAINERS, Layout
@@ -33,17 +29,13 @@ from sfvm.bundle.finished import (
     kept_already,
     part_file,
 )
-from sfvm.bundle.layers import Layering
-from sfvm.bundle.packing import tar_script
-from sfvm.bundle.secrets import Secret
 from sfvm.bundle.stage import Unfit
 from sfvm.bundle.sysprep import crypttab, fstab, sysprep
-from sfvm.cancellation import Cancellation
-from sfvm.config import Settings
+from sfvm.bundle.workshop import Workshop, epoch, identity, kernel_of, overlay_of
 from sfvm.errors import BundleError
-from sfvm.events import Listener, Notice, Output
-from sfvm.guest import Command, CommandFailed, Guest
-from sfvm.repository import Manifest, Repository
+from sfvm.events import Notice
+from sfvm.guest import Command, Guest
+from sfvm.repository import Manifest
 
 VERSION = 5
 """Raised when finishing makes something else: what was kept before is made anew."""
@@ -51,68 +43,9 @@ WORK = "/run/sfvm/bundle"
 """Where the appliance works, in its own memory."""
 SECRETS = "/run/sfvm/secrets"
 """Where its secrets are, likewise."""
-TAR_MARGIN = 64 << 20
 MOST_OVERHEAD = 1 << 30
 """Bytes of a filesystem beside files as large as the node."""
 PROGRAM = "program.efi"
-ERASABLE = "cluster_size=128k,extended_l2=on"
-"""How the file is made in which freed blocks become zero: with subclusters of 4 KiB, a file system's blocks, so that
-nothing stays of files that are gone (keys, seeds), not even where a cluster of the node also holds files that stay.
-Clusters of 4 KiB do that too, and have sixteen times the metadata."""
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """Where nodes are made ready: the *repository*, the *settings* of helper VMs, who listens, who may stop it, and the
-    user's *secrets* by name."""
-
-    repository: Repository
-    settings: Settings
-    listener: Listener
-    stop: Cancellation
-    secrets: Mapping[str, Secret] = field(default_factory=dict)
-
-    @contextmanager
-    def running(self, drives: Sequence[Drive], name: str) -> Iterator[Appliance]:
-        """An appliance with *drives*, for the node called *name*."""
-        self.stop.check()
-        image = appliance_image.ensure(self.settings.cache, self.listener)
-        shape = Shape(memory=self.settings.memory, cpus=self.settings.cpus_each(), network=False)
-
-        def log(line: str) -> None:
-            self.listener(Output(name, line))
-
-        listener, stop = self.listener, self.stop
-        with launch(image, drives, shape, self.settings, log=log, listener=listener, node=name, stop=stop) as appliance:
-            try:
-                with self.stop.killing(appliance.kill):
-                    yield appliance
-            except CommandFailed as error:
-                raise BundleError(
-                    "preparing the bundle failed in the appliance",
-                    node=name,
-                    why=str(error),
-                    detail=error.output,
-                    hint="sfvm verify checks the node",
-                ) from error
-
-
-def identity(key: str) -> uuid.UUID:
-    """What all identifiers of bundles of the node with *key* follow from."""
-    return uuid.uuid5(uuid.NAMESPACE_OID, f"sfvm {key}")
-
-
-def epoch(manifest: Manifest) -> int:
-    """The time that artifacts tell: ``$SOURCE_DATE_EPOCH`` (reproducible-builds.org), else that of the node's build."""
-    given = os.environ.get("SOURCE_DATE_EPOCH", "")
-    return int(given) if given.isdigit() else int(manifest.created)
-
-
-def overlay_of(path: Path, backing: Path, *, relative: bool = False) -> Path:
-    """An overlay at *path* to work on."""
-    name = f"../../layers/{backing.name}" if relative else str(backing.absolute())
-    qcow2.qemu_img("create", "-q", "-f", "qcow2", "-o", ERASABLE, "-b", name, "-F", "qcow2", path)
-    return path
 
 
 def finish(name: str, manifest: Manifest, layout: Layout, kernel: bool, shop: Workshop, work: Path) -> Finished:
@@ -200,7 +133,7 @@ class _Finishing:
             if self.layout.boot.loader != "none":
                 self._configure(appliance, files, arguments, names.home)
             program = self._extlinux(guest)
-            known = _kernel(appliance, files, self.directory) if kernel or alone else None
+            known = kernel_of(appliance, files, self.directory) if kernel or alone else None
             system = self._system(guest, known, arguments) if alone and known else None
             found: dict[int, int] = {}
             hashed = ""
@@ -324,90 +257,3 @@ def _rename(appliance: Appliance, filesystem: str, unique: str) -> None:
         "btrfs": f"btrfstune -f -U {unique} {device} >/dev/null",
     }
     appliance.tool(scripts[filesystem])
-
-
-def _kernel(appliance: Appliance, names: Sequence[str], directory: Path) -> kernels.Kernel | None:
-    """Copy the newest kernel and its initramfs to *directory*, and tell what it has; None when there is none."""
-    versions = grub.kernels(names)
-    if not versions:
-        return None
-    version, guest = versions[0], appliance.guest
-    with (directory / VMLINUZ).open("xb") as file:
-        guest.download(f"/boot/vmlinuz-{version}", file)
-    if (initrd := grub.initrd(version, names)) is not None:
-        with (directory / INITRD).open("xb") as file:
-            guest.download(f"/boot/{initrd}", file)
-
-    def text(path: str) -> str:
-        return guest.read(path).decode(errors="replace") if guest.exists(path) else ""
-
-    tree = f"/lib/modules/{version}"
-    return kernels.Kernel(
-        version,
-        kernels.options(text(f"/boot/config-{version}") or text(f"{tree}/config")),
-        kernels.modules(text(f"{tree}/modules.builtin")),
-        kernels.modules(text(f"{tree}/modules.dep")),
-        kernels.initramfs_modules((directory / INITRD).read_bytes()) if initrd else frozenset(),
-        kernels.compression((directory / VMLINUZ).read_bytes()),
-    )
-
-
-@dataclass(frozen=True)
-class Tree:
-    """A node's files, prepared like any bundle: an uncompressed tar *archive*, and the newest kernel where it was
-    wanted. *overlay* is the filesystem that they are of."""
-
-    archive: Path
-    overlay: Path
-    kernel: kernels.Kernel | None
-    vmlinuz: Path | None
-    initrd: Path | None
-    layers: tuple[Path, ...] = ()
-
-
-def tree(name: str, manifest: Manifest, work: Path, needs: frozenset[str], shop: Workshop) -> Tree:
-    """Make the archive of a node, below *work*, and what it *needs* beside (see :class:`sfvm.bundle.stage.Output`).
-
-    It is written to a raw drive as large as the node could need; the byte count says where the archive ends.
-
-    :raises Cancelled: the workshop is to stop
-    """
-    overlay = overlay_of(work / "files.qcow2", shop.repository.backing(manifest.key, stop=shop.stop))
-    stream = work / "files.tar"
-    with stream.open("xb") as file:
-        file.truncate(manifest.disk * 2 + TAR_MARGIN)  # sparse; tar adds a header to every file
-    known = None
-    layering = Layering(manifest, work, shop.repository, shop.stop) if "layers" in needs else None
-    counts: tuple[int, ...] = ()
-    drives = [Drive(overlay), Drive(stream, "raw"), *(layering.drives() if layering else ())]
-    with shop.running(drives, name) as appliance:
-        if layering:
-            counts = layering.pack(appliance, 2)
-        appliance.mount()
-        sysprep(appliance.guest)
-        if "kernel" in needs:
-            known = _kernel(appliance, appliance.guest.names("/boot"), work)
-        count = appliance.run(tar_script(appliance.device(1), epoch(manifest)))
-        if layering:
-            counts = layering.finish(appliance, 2, counts, epoch(manifest))
-        appliance.unmount()
-    with stream.open("r+b") as file:
-        file.truncate(int(count))
-    initrd = work / INITRD if (work / INITRD).exists() else None
-    layers = layering.cut(counts) if layering else ()
-    return Tree(stream, overlay, known, work / VMLINUZ if known else None, initrd, layers)
-
-
-def in_machine(name: str, tree_overlay: Path | None, shop: Workshop, script: str, drives: Sequence[Path]) -> str:
-    """Run *script* in an appliance of its own, with *drives* (raw) as its arguments and the filesystem *tree_overlay*
-    at /sysroot; return its output.
-
-    :raises BundleError: it fails
-    """
-    attached = [*([Drive(tree_overlay)] if tree_overlay else []), *(Drive(path, "raw") for path in drives)]
-    with shop.running(attached, name) as appliance:
-        if tree_overlay:
-            appliance.mount(readonly=True)
-        first = 1 if tree_overlay else 0
-        devices = " ".join(appliance.device(first + number) for number in range(len(drives)))
-        return appliance.run(f"set -- {devices}\n{script}")

@@ -1,0 +1,125 @@
+"""Where nodes are made ready: helper VMs, overlays to work on, and what is the same for every bundle of a node."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sfvm import qcow2
+from sfvm.appliance import image as appliance_image
+from sfvm.appliance.launch import launch
+from sfvm.appliance.machine import Appliance, Drive, Shape
+from sfvm.bundle import kernel as kernels
+from sfvm.bundle.disk import grub
+from sfvm.bundle.finished import INITRD, VMLINUZ
+from sfvm.bundle.secrets import Secret
+from sfvm.cancellation import Cancellation
+from sfvm.config import Settings
+from sfvm.errors import BundleError
+from sfvm.events import Listener, Output
+from sfvm.guest import CommandFailed
+from sfvm.repository import Manifest, Repository
+
+ERASABLE = "cluster_size=128k,extended_l2=on"
+"""How the file is made in which freed blocks become zero: with subclusters of 4 KiB, a file system's blocks, so that
+nothing stays of files that are gone (keys, seeds), not even where a cluster of the node also holds files that stay.
+Clusters of 4 KiB do that too, and have sixteen times the metadata."""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where nodes are made ready: the *repository*, the *settings* of helper VMs, who listens, who may stop it, and the
+    user's *secrets* by name."""
+
+    repository: Repository
+    settings: Settings
+    listener: Listener
+    stop: Cancellation
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
+
+    @contextmanager
+    def running(self, drives: Sequence[Drive], name: str) -> Iterator[Appliance]:
+        """An appliance with *drives*, for the node called *name*."""
+        self.stop.check()
+        image = appliance_image.ensure(self.settings.cache, self.listener)
+        shape = Shape(memory=self.settings.memory, cpus=self.settings.cpus_each(), network=False)
+
+        def log(line: str) -> None:
+            self.listener(Output(name, line))
+
+        listener, stop = self.listener, self.stop
+        with launch(image, drives, shape, self.settings, log=log, listener=listener, node=name, stop=stop) as appliance:
+            try:
+                with self.stop.killing(appliance.kill):
+                    yield appliance
+            except CommandFailed as error:
+                raise BundleError(
+                    "preparing the bundle failed in the appliance",
+                    node=name,
+                    why=str(error),
+                    detail=error.output,
+                    hint="sfvm verify checks the node",
+                ) from error
+
+
+def identity(key: str) -> uuid.UUID:
+    """What all identifiers of bundles of the node with *key* follow from."""
+    return uuid.uuid5(uuid.NAMESPACE_OID, f"sfvm {key}")
+
+
+def epoch(manifest: Manifest) -> int:
+    """The time that artifacts tell: ``$SOURCE_DATE_EPOCH`` (reproducible-builds.org), else that of the node's build."""
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return int(given) if given.isdigit() else int(manifest.created)
+
+
+def overlay_of(path: Path, backing: Path, *, relative: bool = False) -> Path:
+    """An overlay at *path* to work on."""
+    name = f"../../layers/{backing.name}" if relative else str(backing.absolute())
+    qcow2.qemu_img("create", "-q", "-f", "qcow2", "-o", ERASABLE, "-b", name, "-F", "qcow2", path)
+    return path
+
+
+def kernel_of(appliance: Appliance, names: Sequence[str], directory: Path) -> kernels.Kernel | None:
+    """Copy the newest kernel and its initramfs to *directory*, and tell what it has; None when there is none."""
+    versions = grub.kernels(names)
+    if not versions:
+        return None
+    version, guest = versions[0], appliance.guest
+    with (directory / VMLINUZ).open("xb") as file:
+        guest.download(f"/boot/vmlinuz-{version}", file)
+    if (initrd := grub.initrd(version, names)) is not None:
+        with (directory / INITRD).open("xb") as file:
+            guest.download(f"/boot/{initrd}", file)
+
+    def text(path: str) -> str:
+        return guest.read(path).decode(errors="replace") if guest.exists(path) else ""
+
+    tree = f"/lib/modules/{version}"
+    return kernels.Kernel(
+        version,
+        kernels.options(text(f"/boot/config-{version}") or text(f"{tree}/config")),
+        kernels.modules(text(f"{tree}/modules.builtin")),
+        kernels.modules(text(f"{tree}/modules.dep")),
+        kernels.initramfs_modules((directory / INITRD).read_bytes()) if initrd else frozenset(),
+        kernels.compression((directory / VMLINUZ).read_bytes()),
+    )
+
+
+def in_machine(name: str, tree_overlay: Path | None, shop: Workshop, script: str, drives: Sequence[Path]) -> str:
+    """Run *script* in an appliance of its own, with *drives* (raw) as its arguments and the filesystem *tree_overlay*
+    at /sysroot; return its output.
+
+    :raises BundleError: it fails
+    """
+    attached = [*([Drive(tree_overlay)] if tree_overlay else []), *(Drive(path, "raw") for path in drives)]
+    with shop.running(attached, name) as appliance:
+        if tree_overlay:
+            appliance.mount(readonly=True)
+        first = 1 if tree_overlay else 0
+        devices = " ".join(appliance.device(first + number) for number in range(len(drives)))
+        return appliance.run(f"set -- {devices}\n{script}")
