@@ -15,6 +15,9 @@ from sfvm.errors import UsageError, suggestion
 MOST_CPUS = 4
 """Package managers and their scripts have no use for more."""
 
+LAST_SECOND = 253402300799
+"""Of the year 9999: later times have no form in RFC 3339."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -95,6 +98,13 @@ def load(
         specs=(*specs, Path("specs"), configuration / "specs", data("specs")),
         warm=truth("warm", True) if warm is None else warm,
     )
+
+
+def source_date_epoch(environment: Mapping[str, str] = os.environ) -> int | None:
+    """The time that ``$SOURCE_DATE_EPOCH`` (reproducible-builds.org) gives to all that is made, in seconds since 1970;
+    None when it is unset, no number, or beyond the year 9999."""
+    given = environment.get("SOURCE_DATE_EPOCH", "")
+    return int(given) if given.isdecimal() and len(given) <= 12 and int(given) <= LAST_SECOND else None
 
 
 def _stored(path: Path) -> dict[str, Any]:

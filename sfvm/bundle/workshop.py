@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from sfvm.bundle.disk import grub
 from sfvm.bundle.finished import INITRD, VMLINUZ
 from sfvm.bundle.secrets import Secret
 from sfvm.cancellation import Cancellation
-from sfvm.config import Settings
+from sfvm.config import Settings, source_date_epoch
 from sfvm.errors import BundleError
 from sfvm.events import Listener, Output
 from sfvm.guest import CommandFailed
@@ -73,8 +72,8 @@ def identity(key: str) -> uuid.UUID:
 
 def epoch(manifest: Manifest) -> int:
     """The time that artifacts tell: ``$SOURCE_DATE_EPOCH`` (reproducible-builds.org), else that of the node's build."""
-    given = os.environ.get("SOURCE_DATE_EPOCH", "")
-    return int(given) if given.isdigit() else int(manifest.created)
+    given = source_date_epoch()
+    return int(manifest.created) if given is None else given
 
 
 def overlay_of(path: Path, backing: Path, *, relative: bool = False) -> Path:

@@ -10,7 +10,15 @@ from sfvm.cli.options import Group
 
 SECTIONS = {
     "Build": (building.build, building.plan, building.bundle, publishing.publish),
-    "Look": (inspecting.tree, inspecting.why, inspecting.show, inspecting.log, visiting.shell, visiting.run),
+    "Look": (
+        inspecting.tree,
+        inspecting.why,
+        inspecting.show,
+        inspecting.sbom,
+        inspecting.log,
+        visiting.shell,
+        visiting.run,
+    ),
     "Repository": (storage.rm, storage.gc, storage.verify, storage.export, storage.import_),
     "Specs": (specs.validate, specs.schema, specs.spec),
     "Formats": (formats.formats, formats.format_),

@@ -1,13 +1,15 @@
-"""``sfvm tree``, ``why``, ``show``, ``log``: what there is, without changing it."""
+"""``sfvm tree``, ``why``, ``show``, ``sbom``, ``log``: what there is, without changing it."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from sfvm.cli.options import Command, Options, complete_built, complete_node, param_option, pass_options, resolve
 from sfvm.cli.output import columns, duration, plural, size, style, write_json
@@ -151,6 +153,61 @@ def show(options: Options, node: str, packages: bool, as_json: bool) -> None:
         click.echo("  " + style("steps", dim=True))
         for line in columns([(str(i), s.title, duration(s.seconds)) for i, s in enumerate(manifest.steps, start=1)]):
             click.echo("    " + line)
+
+
+def _complete_sbom(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from sfvm.sbom import FORMATS
+
+    return [CompletionItem(name) for name in FORMATS if name.startswith(incomplete)]
+
+
+@click.command(cls=Command)
+@click.argument("node", shell_complete=complete_built)
+@click.option(
+    "--format",
+    "kind",
+    default="spdx",
+    show_default=True,
+    metavar="NAME",
+    shell_complete=_complete_sbom,
+    help="spdx (2.3) or cyclonedx (1.6).",
+)
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Instead of stdout."
+)
+@pass_options
+def sbom(options: Options, node: str, kind: str, output: Path | None) -> None:
+    """Print a bill of materials of a built NODE.
+
+    It is JSON and lists the installed packages. The same build of a node gives the same bytes; the time in it is that
+    of the build, or SOURCE_DATE_EPOCH. NODE is a name, a key, or the beginning of a key.
+
+    \b
+    Examples:
+      sfvm sbom debian
+      sfvm sbom debian --output debian.spdx.json
+      sfvm sbom debian --format cyclonedx | jq -r '.components[].purl'
+    """
+    from sfvm import sbom as documents
+    from sfvm.config import source_date_epoch
+
+    if (make := documents.FORMATS.get(kind)) is None:
+        raise UsageError(f"there is no SBOM format {kind!r}", hint=suggestion(kind, documents.FORMATS))
+    repository = options.open()
+    manifest = repository.manifest(repository.resolve(node))
+    epoch = source_date_epoch()
+    content = documents.dump(make(manifest, int(manifest.created) if epoch is None else epoch))
+    if output is None:
+        click.echo(content, nl=False)
+        return
+    from sfvm.repository.files import write_atomically, writing
+
+    with writing("the SBOM", output):
+        if output.exists() and not output.is_file():  # a pipe, a device: /dev/stdout
+            output.write_bytes(content)
+        else:
+            target = output.resolve()
+            write_atomically(target, content, target.parent)
 
 
 @click.command(cls=Command)

@@ -105,7 +105,7 @@ class World:
                     size=sealed.stat().st_size,
                     disk=64 << 20,
                     filesystem="ext4",
-                    facts={"architecture": "x86_64"},
+                    facts={"architecture": "x86_64", "distribution": "debian", "release": "bookworm"},
                     packages=(("nginx", "1.2", "amd64"),),
                     created=time.time(),
                     seconds=12.5,

@@ -41,6 +41,13 @@ def test_what_starts_no_appliance_imports_nothing_heavy(world, arguments):
     assert imported(world, arguments, (*HEAVY, *OURS, "sfvm.appliance", "sfvm.build.chain")) == list(OURS)
 
 
+@pytest.mark.parametrize("kind", ["spdx", "cyclonedx"])
+def test_a_bill_of_materials_imports_nothing_heavy(world, kind):
+    world.put("leaf")
+    others = ("lxml", "sfvm.spec", "sfvm.appliance", "sfvm.build", "sfvm.bundle")
+    assert imported(world, ["sbom", "leaf", "--format", kind], (*HEAVY, *others)) == []
+
+
 def test_a_plan_of_much_to_do_imports_nothing_heavy(world):
     world.put("web")
     world.write("web", world.specs.joinpath("web.xml").read_text().replace("Welcome", "Hello"))

@@ -1,8 +1,9 @@
-"""``tree``, ``plan``, ``why``, ``show``, ``log`` and ``spec`` on tiny specs, without any VM."""
+"""``tree``, ``plan``, ``why``, ``show``, ``sbom``, ``log`` and ``spec`` on tiny specs, without any VM."""
 
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 
@@ -93,6 +94,63 @@ def test_show_and_log(world, repository):
     assert world.run("log", "web").stdout == "built web\n"
     (world.specs / "web.xml").unlink()
     assert world.run("log", "web").stdout == "built web\n"
+
+
+def test_sbom_is_the_same_on_stdout_and_in_a_file(world, repository):
+    world.put("web")
+    key = repository.current("web")
+    printed = world.run("sbom", "web").stdout
+    document = json.loads(printed)
+    assert document["spdxVersion"] == "SPDX-2.3"
+    assert (document["packages"][0]["name"], document["packages"][0]["versionInfo"]) == ("web", key)
+    assert "pkg:deb/debian/nginx@1.2?arch=amd64&distro=debian-bookworm" in printed
+    (world.home / "there").mkdir()
+    (world.home / "link").symlink_to("there/web.json")
+    for name in ("there/web.json", "link", "made/web.json"):
+        result = world.run("sbom", key[:8], "--output", name)
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+        assert (world.home / name).read_text() == printed
+    assert (world.home / "link").is_symlink()
+    assert [path.name for path in (world.home / "there").iterdir()] == ["web.json"]
+    assert world.run("sbom", "web", "-o", "/dev/stdout").stdout == printed
+
+
+def test_sbom_tells_the_time_of_the_build_or_of_the_environment(world, repository):
+    world.put("web")
+    created = int(repository.manifest(repository.current("web")).created)
+
+    def told(epoch):
+        result = world.run("sbom", "web", "--format", "cyclonedx", environment={"SOURCE_DATE_EPOCH": epoch})
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout)["metadata"]["timestamp"]
+
+    build = datetime.fromtimestamp(created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert [told(epoch) for epoch in ("", "yesterday", "\u00b2", "9" * 12, "9" * 5000)] == [build] * 5
+    assert told("1700000000") == "2023-11-14T22:13:20Z"
+
+
+def test_sbom_of_what_is_not_there(world, repository):
+    world.put("web")
+    for arguments, hint in (
+        (["leaf"], "known: root, web"),
+        (["wbe"], "did you mean 'web'?"),
+        (["web", "--format", "cyclondx"], "did you mean 'cyclonedx'?"),
+        (["web", "--format", "x"], "known: cyclonedx, spdx"),
+    ):
+        result = world.run("sbom", *arguments, "--output", "file")
+        assert result.returncode == 2
+        assert hint in result.stderr
+        assert result.stdout == ""
+        assert not (world.home / "file").exists()
+
+
+def test_sbom_that_cannot_be_written_leaves_what_is_there(world, repository):
+    world.put("web")
+    (world.home / "file").write_text("before")
+    result = world.run("sbom", "web", "--output", "file/below")
+    assert result.returncode == 1
+    assert "the SBOM cannot be written to file/below" in result.stderr
+    assert (world.home / "file").read_text() == "before"
 
 
 def test_show_and_log_of_what_is_not_there(world, repository):
