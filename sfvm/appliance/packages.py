@@ -22,7 +22,7 @@ def installed(guest: Guest) -> tuple[Package, ...]:
     if guest.exists(PACMAN):
         return _query(guest, "pacman -Q | sed 's/ /\\t/'")
     if any(guest.exists(path) for path in RPM) and guest.exists("/usr/bin/rpm"):
-        return _query(guest, r"rpm -qa --qf '%{NAME}\t%{VERSION}-%{RELEASE}\t%{ARCH}\n'")
+        return _query(guest, r"rpm -qa --qf '%{NAME}\t%|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}\t%{ARCH}\n'")
     return ()
 
 
