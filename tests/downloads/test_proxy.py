@@ -328,14 +328,21 @@ def test_a_server_that_speaks_no_http(client: Client) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def babble() -> None:
-            for _ in range(2):
-                connection, _address = server.accept()
+            while True:
+                try:
+                    connection, _address = server.accept()
+                except OSError:  # shut down
+                    return
                 with connection:
                     connection.recv(1 << 16)
                     connection.sendall(b"this is no HTTP\r\n\r\n")
 
-        threading.Thread(target=babble, daemon=True).start()
+        talker = threading.Thread(target=babble, daemon=True)
+        talker.start()
         assert client.status(f"http://{HOST}:{server.getsockname()[1]}/") == 502
+        server.shutdown(socket.SHUT_RDWR)
+        talker.join(20)
+        assert not talker.is_alive()
 
 
 def test_the_hosts_own_proxy(mirror: Mirror, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
