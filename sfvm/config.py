@@ -100,11 +100,12 @@ def load(
     )
 
 
-def source_date_epoch(environment: Mapping[str, str] = os.environ) -> int | None:
-    """The time that ``$SOURCE_DATE_EPOCH`` (reproducible-builds.org) gives to all that is made, in seconds since 1970;
-    None when it is unset, no number, or beyond the year 9999."""
+def source_date_epoch(otherwise: float, environment: Mapping[str, str] = os.environ) -> int:
+    """The time that ``$SOURCE_DATE_EPOCH`` (reproducible-builds.org) gives to all that is made, in whole seconds since
+    1970; *otherwise* when it is unset, no number, or beyond the year 9999."""
     given = environment.get("SOURCE_DATE_EPOCH", "")
-    return int(given) if given.isdecimal() and len(given) <= 12 and int(given) <= LAST_SECOND else None
+    valid = given.isdecimal() and len(given) <= 12 and int(given) <= LAST_SECOND
+    return int(given if valid else otherwise)
 
 
 def _stored(path: Path) -> dict[str, Any]:

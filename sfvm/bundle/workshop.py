@@ -50,8 +50,9 @@ class Workshop:
         def log(line: str) -> None:
             self.listener(Output(name, line))
 
-        listener, stop = self.listener, self.stop
-        with launch(image, drives, shape, self.settings, log=log, listener=listener, node=name, stop=stop) as appliance:
+        with launch(
+            image, drives, shape, self.settings, log=log, listener=self.listener, node=name, stop=self.stop
+        ) as appliance:
             try:
                 with self.stop.killing(appliance.kill):
                     yield appliance
@@ -72,8 +73,7 @@ def identity(key: str) -> uuid.UUID:
 
 def epoch(manifest: Manifest) -> int:
     """The time that artifacts tell: ``$SOURCE_DATE_EPOCH`` (reproducible-builds.org), else that of the node's build."""
-    given = source_date_epoch()
-    return int(manifest.created) if given is None else given
+    return source_date_epoch(manifest.created)
 
 
 def overlay_of(path: Path, backing: Path, *, relative: bool = False) -> Path:

@@ -195,8 +195,7 @@ def sbom(options: Options, node: str, kind: str, output: Path | None) -> None:
         raise UsageError(f"there is no SBOM format {kind!r}", hint=suggestion(kind, documents.FORMATS))
     repository = options.open()
     manifest = repository.manifest(repository.resolve(node))
-    epoch = source_date_epoch()
-    content = documents.dump(make(manifest, int(manifest.created) if epoch is None else epoch))
+    content = documents.dump(make(manifest, source_date_epoch(manifest.created)))
     if output is None:
         click.echo(content, nl=False)
         return
