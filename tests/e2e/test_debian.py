@@ -88,7 +88,8 @@ def starts(debian: Project, node: str, name: str, firmware: str, parts: str) -> 
     head = f'<format xmlns="urn:sfvm:1" name="{name}"><summary>{name}</summary><layout table="gpt">{parts}</layout>'
     (own / f"{name}.xml").write_text(f'{head}<convert to="qcow2" as="disk.qcow2"/></format>')
     given = {"SFVM_FORMATS": str(own), "PASSPHRASE": PASSPHRASE}
-    words = ("bundle", node, name, "--output", "out", "--secret", "passphrase=env:PASSPHRASE")
+    secret = ("--secret", "passphrase=env:PASSPHRASE") if "<luks" in parts else ()
+    words = ("bundle", node, name, "--output", "out", *secret)
     debian.sfvm(*words, timeout=BOOT_SECONDS, environment=given)
     image = debian.home / "out" / f"{node}-{name}" / "disk.qcow2"
     answers = {"Please unlock disk root": PASSPHRASE, "Please enter passphrase for disk": PASSPHRASE}
