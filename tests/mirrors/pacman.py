@@ -14,7 +14,7 @@ from pathlib import Path
 
 import zstandard
 
-from tests.mirrors.small import Signer, busybox, programs
+from tests.mirrors.tiny import Signer, busybox, programs
 
 CONFIGURATION = """\
 [options]
