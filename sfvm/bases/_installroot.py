@@ -8,14 +8,15 @@ from sfvm.document import Element
 from sfvm.errors import SpecError
 from sfvm.guest import KEPT
 
-NAMES = r"[A-Za-z0-9@_][A-Za-z0-9@._+:~=-]*"
-"""Names of packages, groups and repositories, and ``NAME=VERSION``: no options, no globs, nothing for a shell."""
+NAMES = r"[A-Za-z0-9][A-Za-z0-9@._+:~^=-]*"
+"""Names of packages, patterns and repositories, and ``NAME=VERSION``: no options, no globs, nothing for a shell."""
+URL = r"https?://[^\s\"'\\`?#@]+"
 CACHE = f"{KEPT}/installroot"
 """Where downloads are meanwhile: neither in the guest nor in memory."""
 MOUNTED = """\
 mkdir -p /sysroot/proc /sysroot/sys /sysroot/dev /sysroot/run
 mount -t proc proc /sysroot/proc
-mount -t sysfs sysfs /sysroot/sys
+mount -t sysfs -o ro sysfs /sysroot/sys
 mount --rbind /dev /sysroot/dev
 mount -t tmpfs -o mode=755 tmpfs /sysroot/run
 """
@@ -24,17 +25,18 @@ SYNCED = "sync --file-system /sysroot\n"
 """A script: what was written under ``nosync`` goes to the disk, or the command fails."""
 
 
-def url(element: Element, name: str) -> str:
-    """The attribute *name*, an http or https URL without its last slashes.
+def server(element: Element) -> str:
+    """The attribute ``mirror``, where that is not empty, else ``url``: http or https, without its last slashes.
 
     :raises SpecError: it is none
     """
+    name = "mirror" if element.get("mirror") else "url"
     text = element.attributes[name]
-    if not re.fullmatch(r"https?://[^\s\"'\\`]+", text):
+    if not re.fullmatch(URL, text):
         raise SpecError(
             f"{element.tag} {name}={text!r} is no http or https URL",
             place=element.place_of(name),
-            hint="write it in full: https://HOST/PATH",
+            hint="write it in full, without a user: https://HOST/PATH",
         )
     return text.rstrip("/")
 

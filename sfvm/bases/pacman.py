@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from sfvm import keys
-from sfvm.bases._installroot import CACHE, MOUNTED, SYNCED, names, url
+from sfvm.bases._installroot import CACHE, MOUNTED, SYNCED, names, server
 from sfvm.document import Element
 from sfvm.downloads.policy import plain
 from sfvm.errors import Place
@@ -72,16 +72,18 @@ populate {HOME}/keyrings
 
 @dataclass(frozen=True)
 class Pacman:
-    """Install packages, and what they need, with pacman from a mirror in Arch Linux's layout.
+    """A first package set, by pacman(8) in the appliance, of Arch Linux and its kin.
 
     Example::
 
-        <base><pacman mirror="https://mirror.example.org/archlinux" include="base linux"/></base>
+        <base><pacman url="https://geo.mirror.pkgbuild.com" mirror="${mirror}" include="base linux"/></base>
 
-    ``repositories`` (``core extra``) are those of the mirror, at ``MIRROR/REPOSITORY/os/ARCHITECTURE`` unless
-    ``mirror`` says it with ``$repo`` and ``$arch``. Every package must be signed: by a packager whom Arch's master keys
-    vouch for (the host's archlinux-keyring, then the mirror's own newer one), or, with ``keys``, or ``key-url`` and
-    ``fingerprint``, by these keys and no other.
+    The ``repositories`` (``core extra``) are below ``url``, or below ``mirror`` where that is not empty: at
+    ``$repo/os/$arch``, unless it says that otherwise with these variables of pacman's.
+
+    Every package must be signed: by a packager whom Arch's master keys vouch for (the host's archlinux-keyring knows
+    them, then the mirror's own newer one), or, with ``keys``, or ``key-url`` and ``fingerprint``, by these keys and no
+    other.
 
     The guest gets the mirror in its ``mirrorlist``, and a keyring without a secret: ``pacman-key --init`` makes a key
     of the machine's own.
@@ -91,7 +93,8 @@ class Pacman:
     version: ClassVar[int] = 1
     schema: ClassVar[str] = f"""
     <element name="pacman">
-      <attribute name="mirror"><ref name="string"/></attribute>
+      <attribute name="url"><ref name="string"/></attribute>
+      <optional><attribute name="mirror"><ref name="string"/></attribute></optional>
       <optional><attribute name="repositories"><ref name="words"/></attribute></optional>
       <optional><attribute name="include"><ref name="words"/></attribute></optional>
       <optional><attribute name="distribution"><ref name="word"/></attribute></optional>{keys.SCHEMA}
@@ -106,9 +109,9 @@ class Pacman:
 
     @classmethod
     def parse(cls, element: Element) -> Self:
-        mirror = url(element, "mirror")
+        url = server(element)
         return cls(
-            mirror if "$repo" in mirror else f"{mirror}/$repo/os/$arch",
+            url if "$repo" in url else f"{url}/$repo/os/$arch",
             names(element, "repositories") or ("core", "extra"),
             names(element, "include") or ("base",),
             element.get("distribution") or "arch",

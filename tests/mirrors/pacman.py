@@ -97,13 +97,16 @@ def _owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
 def pack(package: Package, directory: Path) -> Path:
     """The package's file, in *directory*."""
     path = directory / f"{package.name}-{package.version}-any.pkg.tar.zst"
-    with path.open("wb") as file, zstandard.ZstdCompressor(1).stream_writer(file) as stream:
-        with tarfile.open(fileobj=stream, mode="w|") as archive:
-            _member(archive, ".PKGINFO", "".join(f"{name} = {value}\n" for name, value in package.fields))
-            if package.script:
-                _member(archive, ".INSTALL", package.script)
-            for child in sorted(package.tree.iterdir()):
-                archive.add(child, child.name, filter=_owned_by_root)
+    with (
+        path.open("wb") as file,
+        zstandard.ZstdCompressor(1).stream_writer(file) as stream,
+        tarfile.open(fileobj=stream, mode="w|") as archive,
+    ):
+        _member(archive, ".PKGINFO", "".join(f"{name} = {value}\n" for name, value in package.fields))
+        if package.script:
+            _member(archive, ".INSTALL", package.script)
+        for child in sorted(package.tree.iterdir()):
+            archive.add(child, child.name, filter=_owned_by_root)
     return path
 
 
@@ -163,8 +166,10 @@ def mirror(root: Path, work: Path, signer: Signer) -> None:
         return work / name
 
     shell, manager, systemd, kernel, maker = map(tree, ("bash", "pacman", "systemd", "linux", "mkinitcpio"))
+    programs(shell, ("bash",))
+    (shell / "usr" / "bin" / "sh").symlink_to("bash")
     busybox(shell)
-    programs(manager, ("pacman", "gpg", "gpgconf"))
+    programs(manager, ("pacman", "gpg", "gpgconf"), beside=shell)
     _file(manager / "etc" / "pacman.conf", CONFIGURATION)
     _file(manager / "usr" / "share" / "libalpm" / "hooks" / "README", "hooks\n")
     _file(tree("pacman-mirrorlist") / "etc" / "pacman.d" / "mirrorlist", "#Server = nowhere\n")

@@ -89,9 +89,9 @@ def serve(directory: Path) -> Iterator[str]:
         server.server_close()
 
 
-def programs(root: Path, names: Iterable[str]) -> None:
+def programs(root: Path, names: Iterable[str], beside: Path | None = None) -> None:
     """Copy programs and libraries of this host, with all that they are linked to, to the same places below *root*,
-    which has a merged /usr."""
+    which has a merged /usr; but for what is *beside* it."""
     pending = [shutil.which(name, path=PLACES) or name for name in names]
     seen: set[str] = set()
     while pending:
@@ -101,8 +101,9 @@ def programs(root: Path, names: Iterable[str]) -> None:
         seen.add(path)
         place = path if path.startswith("/usr/") else f"/usr{path}"
         target = root / place.lstrip("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(os.path.realpath(path), target)
+        if beside is None or not (beside / place.lstrip("/")).exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(os.path.realpath(path), target)
         linked = subprocess.run(["ldd", path], capture_output=True, text=True, check=False).stdout
         pending += re.findall(r"(/\S+) \(0x", linked)
 
