@@ -138,9 +138,9 @@ class Zypper:
 
     def script(self, files: Sequence[str]) -> str:
         """What runs in the appliance; *files* are the keys."""
-        listed = shlex.join(files)
+        listed, wanted = shlex.join(files), shlex.join(self.include)
         zypper = (
-            "/usr/lib/sfvm/nosync zypper --root /sysroot --non-interactive --no-refresh "
+            "/usr/lib/sfvm/nosync zypper --root /sysroot --non-interactive "
             f"--reposd-dir {HOME}/repos.d --cache-dir {CACHE} --pkg-cache-dir {CACHE}/packages"
         )
         sections = "\n".join(_section(source, files, plain(source.url)) for source in self.repositories)
@@ -154,7 +154,7 @@ class Zypper:
                 MOUNTED,
                 f"rpm --root /sysroot --import {listed}\n",
                 f"{zypper} refresh\n",
-                f"{zypper} install --no-recommends --download-in-advance {shlex.join(self.include)} || {FINE}\n",
+                f"{zypper} --no-refresh install --no-recommends --download-in-advance {wanted} || {FINE}\n",
                 TRANSLATED,
                 f"mkdir -p /sysroot{KEYS}\ninstall -m 644 {listed} /sysroot{KEYS}/\n",
                 # It names the machine to the mirrors.
