@@ -159,7 +159,7 @@ def _file(path: Path, text: str, mode: int = 0o644) -> None:
 
 def mirror(root: Path, work: Path, signer: Signer) -> None:
     """The mirror in *root*: what the spec ``arch`` installs, and ``hello``, which needs ``greeting``; the group
-    ``greetings`` has both. ``unsigned`` has no signature. The key is ``KEY.asc``."""
+    ``greetings`` has both. ``unsigned`` has no signature. The key is ``archlinux.asc``."""
 
     def tree(name: str) -> Path:
         (work / name).mkdir(parents=True)
@@ -198,5 +198,5 @@ def mirror(root: Path, work: Path, signer: Signer) -> None:
     ]
     repository(root, "core", core, signer)
     repository(root, "extra", extra, signer)
-    signer.public(root / "KEY.asc")
+    signer.public(root / "archlinux.asc")
     shutil.rmtree(work)

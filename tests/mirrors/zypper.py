@@ -86,6 +86,7 @@ def repository(directory: Path, packages: list[Package], work: Path, signer: Sig
     directory.mkdir(parents=True, exist_ok=True)
     run(tool("createrepo_c"), "--quiet", "--no-database", directory)
     signer.sign(directory / "repodata" / "repomd.xml", ".asc", armor=True)
+    signer.public(directory / "repodata" / "repomd.xml.key")
 
 
 def run(*words: str | Path) -> None:
@@ -114,7 +115,7 @@ def filesystem(root: Path) -> Path:
 
 def mirror(root: Path, work: Path, signer: Signer) -> None:
     """The mirror in *root*: what the spec ``opensuse`` installs, and ``hello``, which needs ``greeting``, in the
-    pattern ``greetings``. ``unsigned`` has no signature. The key is ``KEY.asc``."""
+    pattern ``greetings``. ``unsigned`` has no signature. Keys are where openSUSE has its own."""
 
     def tree(name: str) -> Path:
         (work / name).mkdir(parents=True)
@@ -160,5 +161,4 @@ def mirror(root: Path, work: Path, signer: Signer) -> None:
     repository(root / OSS, packages, work, signer, "unsigned")
     for name in UPDATES:
         repository(root / "update" / "leap" / RELEASE / name, [], work, signer)
-    signer.public(root / "KEY.asc")
     shutil.rmtree(work)
