@@ -37,6 +37,8 @@ class Command:
 
 KEPT = "/run/sfvm/packages"
 """A directory that is the same one for every package manager of one appliance, and never part of the guest."""
+ATTACHED = "/dev/disk/by-path/pci-0000:00:02.0-scsi-0:0:001:0"
+"""The disk image of a base in the appliance (:class:`sfvm.verbs.Attached`)."""
 
 
 class CommandFailed(Exception):
