@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from sfvm.errors import SpecError
 from tests.mirrors.tiny import signer
-from tests.verbs import Maker
+from tests.verbs import Directory, Maker, host
 
 ZYPPER = 'distribution="opensuse" release="15.6" url="https://d.example/"'
 
@@ -115,3 +116,33 @@ def test_refused(trusting: Maker, xml: str, what: str) -> None:
 
 def test_a_mirrors_key_is_trusted_by_its_fingerprint_alone(trusting: Maker, tmp_path: Path) -> None:
     assert not pacman(trusting, 'mirror="http://m.example" key-url="http://m.example/k" fingerprint=""').keys
+
+
+@pytest.fixture
+def alpine(make: Maker) -> Any:
+    make.specs.mkdir()
+    (make.specs / "a.rsa.pub").write_text("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n")
+    return make('<apk release="v3.22" url="https://d.example/alpine" rsa-keys="a.rsa.pub"/>', "bases")
+
+
+def test_apk_wants_its_program_on_the_host(alpine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SpecError, match="there is no apk on this machine") as caught:
+        alpine.prepare(host(tmp_path))
+    assert "apk-tools" in (caught.value.why or "")
+    assert "<archive " in (caught.value.hint or "")
+    (tmp_path / "apk").touch(mode=0o755)
+    assert alpine.prepare(host(tmp_path)) == ()
+
+
+def test_apk_finds_keys_and_repositories_in_the_guest(alpine: Any, guest: Directory, tmp_path: Path) -> None:
+    alpine.populate(guest, host(tmp_path))
+    assert guest.read("/etc/apk/repositories").split() == [
+        b"https://d.example/alpine/v3.22/main",
+        b"https://d.example/alpine/v3.22/community",
+    ]
+    assert guest.read("/etc/apk/keys/a.rsa.pub").startswith(b"-----BEGIN")
+    (command,) = guest.commands
+    assert command.packages
+    assert "http://d.example:443/alpine/v3.22/main\n" in command.script
+    assert "--allow-untrusted" not in command.script
