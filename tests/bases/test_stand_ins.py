@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from tests.guests.project import Project, project
-from tests.mirrors import pacman, zypper
-from tests.mirrors.tiny import Signer, serve, signer
+from tests.mirrors import alpine, pacman, zypper
+from tests.mirrors.tiny import FROM_GUEST, Signer, serve, signer
 
 pytestmark = pytest.mark.vm
 
@@ -77,6 +78,19 @@ def test_opensuse_and_what_its_own_zypper_adds(home: Project, mirrors: Mirrors) 
     assert {f"baseurl={mirrors.url}/suse/{zypper.OSS}", "pkg_gpgcheck=1", "repo_gpgcheck=1"} <= set(listed)
     assert home.cat("opensuse", "/boot/initrd-6.4.0-default").startswith('hostonly="no"\n')
     assert home.names("opensuse", "/var/cache/zypp") <= {"solv"}
+
+
+def test_alpine_as_far_as_it_goes_without_its_packages(home: Project, tmp_path: Path) -> None:
+    """From what stands in for its minirootfs, in which scripts stand in for apk and OpenRC."""
+    digest = alpine.mirror(tmp_path)
+    with serve(tmp_path) as url:
+        # The host fetches it, and reaches its own loopback.
+        params = [f"mirror={url.replace(FROM_GUEST, '127.0.0.1')}", f"sha256={digest}"]
+        home.sfvm("build", "alpine", *(word for param in params for word in ("--param", param)))
+    assert {"musl", "alpine-base", "linux-virt", "mkinitfs"} <= packages(home, "alpine")
+    assert home.cat("alpine", "/etc/inittab").splitlines()[-1] == "ttyS0::respawn:/sbin/getty -L ttyS0 115200 vt100"
+    assert "networking" in home.names("alpine", "/etc/runlevels/boot")
+    assert home.cat("alpine", "/boot/initramfs-virt").endswith("/etc/filesystems\n")
 
 
 def refused(home: Project, mirrors: Mirrors, base: str) -> str:
