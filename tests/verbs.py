@@ -18,7 +18,7 @@ from sfvm.downloads.store import Store
 from sfvm.downloads.transfer import Transfers
 from sfvm.errors import SpecError
 from sfvm.guest import Command, Package
-from sfvm.verbs import registry
+from sfvm.verbs import Host, registry
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class Maker:
         assert caught.value.place.line >= 2
         assert caught.value.hint
         return caught.value
+
+
+def host(work: Path, size: int = 1 << 30, **more: Any) -> Host:
+    """The host of a base, with everything in the directory *work*."""
+    return Host(work, size, "x86_64", work / "downloads", **more)
 
 
 @dataclass

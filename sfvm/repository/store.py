@@ -322,7 +322,7 @@ class Repository:
 
     def download(self, sha256: str) -> Path:
         """Where the download with this SHA-256 is kept, there or not."""
-        return self.root / "downloads" / "sha256" / sha256
+        return self.downloads / "sha256" / sha256
 
     @property
     def downloads(self) -> Path:
