@@ -214,7 +214,10 @@ class ChainBuilder:
         with phase(self.listener, node.name, "preparing"):
             architecture = definition.facts["architecture"]
             downloads = self.repository.downloads
-            host = Host(work.directory, disk.size, architecture, downloads, self.listener, self.stop)
+            host = Host(
+                work.directory, disk.size, architecture, downloads, self.listener, self.stop,
+                self.access.policy, self.access.ledger,
+            )  # fmt: skip
             attached = base.prepare(host)
         qcow2.create(overlay, size=disk.size)
         self._launch(node, overlay, 1, attached)

@@ -17,7 +17,6 @@ to a port that is listed with its host.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -143,6 +142,8 @@ def _named(text: str) -> str | None:
 
 def _is_ours(host: str) -> bool:
     """Whether *host*, a name or an address, is the host itself, or what only the host should reach."""
+    import ipaddress  # for builds only
+
     host = host.lower().rstrip(".").partition("%")[0]
     if host == "localhost" or host.endswith(".localhost"):
         return True
