@@ -23,7 +23,8 @@ LAST_SECOND = 253402300799
 class Settings:
     """*connection* is ``auto``, ``direct`` or a libvirt URI; *jobs* is how many appliances may run at once (None: as
     the machine allows); *memory* is MiB and *cpus* virtual CPUs of one appliance (None:
-    :meth:`cpus_each` says); *specs* are searched in order; *warm* lets appliances be restored from a saved state."""
+    :meth:`cpus_each` says); *specs* are searched in order; *warm* lets appliances be restored from a saved state;
+    *allow_hosts* are the only hosts from which anything is downloaded (none: any), see :mod:`sfvm.downloads.policy`."""
 
     repository: Path
     cache: Path
@@ -33,6 +34,7 @@ class Settings:
     cpus: int | None = None
     specs: tuple[Path, ...] = ()
     warm: bool = True
+    allow_hosts: tuple[str, ...] = ()
 
     def cpus_each(self, at_once: int = 1) -> int:
         """Virtual CPUs of an appliance, of which *at_once* run: unless the user has set a number, they share the

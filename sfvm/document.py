@@ -79,7 +79,13 @@ class Element:
 
         :raises SpecError: when it is missing or leaves the spec's directory
         """
-        reference = self.attributes[name]
+        return self._file(name, self.attributes[name])
+
+    def files(self, name: str) -> tuple[Path, ...]:
+        """The same for every word of the attribute *name*."""
+        return tuple(self._file(name, word) for word in self.words(name))
+
+    def _file(self, name: str, reference: str) -> Path:
         root = self.directory.resolve()
         path = resolve(root / reference, self.place)
         if not path.is_relative_to(root):

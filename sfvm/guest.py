@@ -18,10 +18,13 @@ class Command:
 
     *script* is the text, *shell* the interpreter (absolute path; extra words are its arguments), *cwd* where,
     *user* a name or number of the guest (None: root), *env* added to a small clean environment, *timeout* in seconds
-    (None: no limit), *network* whether it may use the network, *place* says where the script runs: ``guest`` (chroot,
-    the guest's own userland) or ``appliance`` (the appliance's tools, the guest mounted on ``/sysroot``).
-    *packages*: it is a package manager, so what it fetches over HTTP may come from the host's download cache, and it
-    finds :data:`KEPT`.
+    (None: no limit), *place* says where the script runs: ``guest`` (chroot, the guest's own userland) or ``appliance``
+    (the appliance's tools, the guest mounted on ``/sysroot``). *packages*: it is a package manager, so it finds
+    :data:`KEPT`.
+
+    *network*: whether it may use the network at all, or the hosts that it may reach (``example.org *.example.net``);
+    None: as package managers may, and nobody else. Whoever has network has :data:`PROXY` and nothing besides (see
+    :mod:`sfvm.downloads.policy`); the environment says so.
     """
 
     script: str
@@ -30,13 +33,22 @@ class Command:
     user: str | None = None
     env: Mapping[str, str] | None = None
     timeout: float | None = None
-    network: bool = True
+    network: bool | tuple[str, ...] | None = None
     place: str = "guest"
     packages: bool = False
 
+    @property
+    def online(self) -> bool:
+        """Whether it has network."""
+        return self.packages if self.network is None else bool(self.network)
 
+
+PROXY = "http://127.0.0.1:3128"
+"""The proxy of commands with network, in their own network namespace. Names are looked up by it: there is no DNS."""
 KEPT = "/run/sfvm/packages"
 """A directory that is the same one for every package manager of one appliance, and never part of the guest."""
+ATTACHED = "/dev/disk/by-path/pci-0000:00:02.0-scsi-0:0:001:0"
+"""The disk image of a base in the appliance (:class:`sfvm.verbs.Attached`)."""
 
 
 class CommandFailed(Exception):
@@ -108,6 +120,13 @@ class Guest(Protocol):
 
     def download(self, path: str, target: BinaryIO) -> None:
         """Copy one file of the guest to the host."""
+
+    def fetch(self, url: str, sha256: str) -> Path:
+        """A file of the host with the content that has this SHA-256: from the download cache, else from *url*, as far
+        as the policy of the build allows. Read it only.
+
+        :raises StepError: it cannot be had, or is another content
+        """
 
     def packages(self) -> tuple[Package, ...]:
         """The installed packages as the guest's own database tells (dpkg, rpm, apk or pacman), sorted; empty when it

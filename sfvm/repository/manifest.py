@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+from sfvm.downloads.fetched import Fetched
+
 VERSION = 1
 KEY = re.compile(r"[0-9a-f]{64}")
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
@@ -31,7 +33,7 @@ class Manifest:
     seconds since the epoch, *seconds* how long the build took. *origin* tells one build of a key from another, whose
     bytes differ: drawn when its steps were done (or else the digest of the overlay when it was sealed first; an export
     may rewrite its header). An overlay fits only the build of its parent that it was made on, *parent_origin*. Both are
-    set when it is published.
+    set when it is published. *fetched* is what was downloaded for it, by the host and by its guest.
     """
 
     key: str
@@ -53,6 +55,7 @@ class Manifest:
     depth: int
     origin: str = ""
     parent_origin: str | None = None
+    fetched: tuple[Fetched, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as one JSON object."""
@@ -62,6 +65,7 @@ class Manifest:
         fields["provenance"] = dict(self.provenance)
         fields["steps"] = [dataclasses.asdict(step) for step in self.steps]
         fields["packages"] = [list(package) for package in self.packages]
+        fields["fetched"] = [fetched.to_json() for fetched in self.fetched]
         return {"version": VERSION, **fields}
 
     @classmethod
@@ -74,6 +78,7 @@ class Manifest:
             raise ValueError("not a JSON object")
         if value.get("version") != VERSION:
             raise ValueError(f"version {value.get('version')!r}, not {VERSION}")
+        value = {"fetched": [], **value}  # sfvm 0.1 wrote none
         found: dict[str, Any] = {}
         for name, kinds in _KINDS.items():
             if name not in value:
@@ -100,6 +105,7 @@ class Manifest:
             found["packages"] = tuple((str(name), str(version), str(arch)) for name, version, arch in found["packages"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"malformed steps or packages ({error!r})") from None
+        found["fetched"] = tuple(Fetched.from_json(fetched) for fetched in found["fetched"])
         return cls(**found)
 
     @classmethod
