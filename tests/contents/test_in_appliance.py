@@ -149,7 +149,9 @@ def test_nodes_without_a_common_ancestor_are_compared_in_all_files(project, fami
         '<steps><file path="/etc/other">2\n</file></steps></filesystem>'
     )
     project.sfvm("build", "one", "other")
-    found = told(project, "other", "one")["files"]
+    done = project.sfvm("diff", "other", "one", "--json")
+    assert "other and one have no common ancestor: all their files are read" in done.stderr
+    found = json.loads(done.stdout)["files"]
     assert [one["path"] for one in found["removed"]] == ["/etc/other"]
     assert "/bin/busybox" not in str(found)
     assert "/srv/same" in [one["path"] for one in found["added"]]
