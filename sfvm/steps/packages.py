@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import ClassVar, Self
 
 from sfvm.document import Element
 from sfvm.errors import Place, SpecError
 from sfvm.guest import Command, Guest
-from sfvm.steps import _managers
+from sfvm.managers import Change, find
 from sfvm.verbs import JSON
 
 POLICY = "/usr/sbin/policy-rc.d"
@@ -20,26 +21,40 @@ NO_INITRD = {"INITRD": "No"}
 """The same to the hooks of a new kernel (``/etc/kernel/postinst.d``), which do not look at that file."""
 
 
+NAME = r"[A-Za-z0-9][A-Za-z0-9.+_-]*"
+
+
 @dataclass(frozen=True)
 class Packages:
     """Install, remove or upgrade packages with the manager that the guest has (apt, dnf, zypper, apk, pacman).
 
     Example::
 
-        <packages install="nginx curl" remove="nano"/>
+        <packages install="nginx=1.22.1-9 curl" hold="nginx" remove="nano"/>
         <packages upgrade="yes"/>
+        <packages groups="gnome-desktop"/>
 
-    Recommended packages come only with ``recommends="yes"``. No service is started, and nothing that was downloaded
-    stays in the guest. With ``initramfs="later"`` no initramfs is made (Debian): make it once, in the last step, with
+    ``name=version`` installs that version, whatever the manager; pacman can only check that its repository has it.
+    ``groups`` are apt's tasks, dnf's groups and environments (by id), zypper's patterns, pacman's groups; apk has none.
+    What is held (``hold``, until ``unhold``) stays at its version when others are upgraded: apt-mark, dnf's
+    ``excludepkgs``, zypper's locks, pacman's ``IgnorePkg``, a version in apk's world. The order is: unhold, upgrade,
+    install, remove, hold.
+
+    Recommended packages (RPM: weak dependencies) come only with ``recommends="yes"``. Signatures are always checked;
+    see ``repository`` for keys. No service is started, and nothing that was downloaded stays in the guest. With
+    ``initramfs="later"`` no initramfs is made (Debian, Ubuntu): make it once, in the last step, with
     ``update-initramfs -c -k all``.
     """
 
     element: ClassVar[str] = "packages"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     schema: ClassVar[str] = """
     <element name="packages">
       <optional><attribute name="install"><ref name="words"/></attribute></optional>
+      <optional><attribute name="groups"><ref name="words"/></attribute></optional>
       <optional><attribute name="remove"><ref name="words"/></attribute></optional>
+      <optional><attribute name="hold"><ref name="words"/></attribute></optional>
+      <optional><attribute name="unhold"><ref name="words"/></attribute></optional>
       <optional><attribute name="upgrade"><ref name="yes-no"/></attribute></optional>
       <optional><attribute name="recommends"><ref name="yes-no"/></attribute></optional>
       <optional>
@@ -47,49 +62,40 @@ class Packages:
       </optional>
     </element>"""
 
-    install: tuple[str, ...]
-    remove: tuple[str, ...]
-    upgrade: bool
-    recommends: bool
+    change: Change
     initramfs: bool
     place: Place
 
     @classmethod
     def parse(cls, element: Element) -> Self:
-        packages = cls(
-            element.words("install"),
-            element.words("remove"),
-            element.flag("upgrade"),
-            element.flag("recommends"),
-            (element.get("initramfs") or "now") == "now",
-            element.place,
-        )
-        if not (packages.install or packages.remove or packages.upgrade):
+        words = {name: element.words(name) for name in ("install", "groups", "remove", "hold", "unhold")}
+        change = Change(**words, upgrade=element.flag("upgrade"), recommends=element.flag("recommends"))
+        if not (change.upgrade or any(words.values())):
             raise SpecError("packages does nothing", place=element.place, hint='say install="…", remove or upgrade')
-        for name in (*packages.install, *packages.remove):
+        for name in (*change.install, *change.groups, *change.remove):
             if name.startswith("-"):
                 raise SpecError(f"{name!r} is no package name", place=element.place, hint="options have attributes")
-        return packages
+        for name in (*change.hold, *change.unhold):
+            if not re.fullmatch(NAME, name):
+                raise SpecError(
+                    f"{name!r} is no package name", place=element.place, hint="held is what is installed: give its name"
+                )
+        return cls(change, (element.get("initramfs") or "now") == "now", element.place)
 
     def title(self) -> str:
-        words = [f"install {' '.join(self.install)}"] if self.install else []
-        words += [f"remove {' '.join(self.remove)}"] if self.remove else []
-        words += ["upgrade"] if self.upgrade else []
+        change = self.change
+        parts = [("install", change.install), ("groups", change.groups), ("remove", change.remove)]
+        parts += [("hold", change.hold), ("unhold", change.unhold)]
+        words = [f"{verb} {' '.join(names)}" for verb, names in parts if names]
+        words += ["upgrade"] if change.upgrade else []
         text = ", ".join(words)
         return f"packages {text if len(text) <= 70 else text[:69] + '…'}"
 
     def inputs(self) -> Mapping[str, JSON]:
-        return {
-            "install": list(self.install),
-            "remove": list(self.remove),
-            "upgrade": self.upgrade,
-            "recommends": self.recommends,
-            "initramfs": self.initramfs,
-        }
+        return {**asdict(self.change), "initramfs": self.initramfs}
 
     def run(self, guest: Guest) -> None:
-        manager = _managers.find(guest)
-        script = _managers.script(manager, self.install, self.remove, upgrade=self.upgrade, recommends=self.recommends)
+        script = find(guest).script(self.change)
         held = self._hold(guest, POLICY, REFUSE, 0o755)
         initramfs = None if self.initramfs else self._hold(guest, INITRAMFS, LATER, 0o644)
         guest.run(Command(script, env=None if self.initramfs else NO_INITRD, packages=True))

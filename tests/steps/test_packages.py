@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -42,7 +43,7 @@ def lines(make: Maker, guest: Directory, xml: str) -> list[str]:
 def test_apt(make: Maker, debian: Installing) -> None:
     *update, install, remove, clean = lines(make, debian, '<packages install="a b" remove="c"/>')
     assert [line for line in update if line.endswith(" update")]
-    assert install.endswith(" --no-install-recommends install a b")
+    assert install.endswith(" --no-install-recommends --allow-downgrades install a b")
     assert "--force-unsafe-io" in install
     assert remove.endswith(" --auto-remove purge c")
     assert "apt-get clean" in clean
@@ -52,7 +53,7 @@ def test_apt(make: Maker, debian: Installing) -> None:
 def test_apt_with_recommended_packages_and_upgrade(make: Maker, debian: Installing) -> None:
     *_, upgrade, install, _ = lines(make, debian, '<packages install="a" upgrade="yes" recommends="yes"/>')
     assert upgrade.endswith(" --install-recommends dist-upgrade")
-    assert install.endswith(" --install-recommends install a")
+    assert install.endswith(" --install-recommends --allow-downgrades install a")
 
 
 def test_removal_needs_no_index(make: Maker, debian: Installing) -> None:
@@ -60,18 +61,131 @@ def test_removal_needs_no_index(make: Maker, debian: Installing) -> None:
     assert remove.endswith(" purge a")
 
 
+ALL = '<packages install="a=1-2 b&gt;=1" groups="g" remove="c" hold="d e.+" unhold="f" upgrade="yes"/>'
+DNF = "dnf -y --setopt=cachedir=/run/sfvm/packages/dnf"
+SCRIPTS = {
+    "/usr/bin/dnf": [
+        "[ ! -e /etc/dnf/dnf.conf ] || sed -E -i '/^excludepkgs=/{s/ f( |$)/\\1/g}' /etc/dnf/dnf.conf",
+        ":",
+        f"{DNF} --setopt=install_weak_deps=False upgrade",
+        f"{DNF} --setopt=install_weak_deps=False install a-1-2 'b>=1' @g",
+        f"{DNF} remove c",
+        "[ ! -e /etc/dnf/dnf.conf ] || sed -E -i '/^excludepkgs=/{s/ d( |$)/\\1/g;s/ e[.][+]( |$)/\\1/g}' "
+        "/etc/dnf/dnf.conf",
+        "grep -qs '^\\[main\\]' /etc/dnf/dnf.conf || echo '[main]' >>/etc/dnf/dnf.conf",
+        "grep -q '^excludepkgs=' /etc/dnf/dnf.conf || sed -i '/^\\[main\\]/a excludepkgs=' /etc/dnf/dnf.conf",
+        "sed -i '/^excludepkgs=/s/$/ d e.+/' /etc/dnf/dnf.conf",
+        "rm -rf /var/cache/dnf/* /var/cache/libdnf5/*",
+    ],
+    "/usr/bin/zypper": [
+        "zypper -n removelock f",
+        "zypper -n refresh",
+        "zypper -n update --no-recommends",
+        "zypper -n install --oldpackage --no-recommends a=1-2 'b>=1' pattern:g",
+        "zypper -n remove --clean-deps c",
+        "zypper -n removelock d e.+",
+        "zypper -n addlock d e.+",
+        "zypper clean --all",
+    ],
+    "/usr/bin/pacman": [
+        "sed -E -i '/^IgnorePkg *=/{s/([= ])f( |$)/\\1\\2/g;/= *$/d}' /etc/pacman.conf",
+        "pacman -Sy --noconfirm",
+        "pacman -Su --noconfirm",
+        "pacman -S --noconfirm --needed a=1-2 'b>=1' g",
+        "pacman -Rns --noconfirm c",
+        "sed -E -i '/^IgnorePkg *=/{s/([= ])d( |$)/\\1\\2/g;s/([= ])e[.][+]( |$)/\\1\\2/g;/= *$/d}' /etc/pacman.conf",
+        "sed -i '/^\\[options\\]/a IgnorePkg = d e.+' /etc/pacman.conf",
+        "rm -rf /var/cache/pacman/pkg/* /var/lib/pacman/sync/*",
+    ],
+    "/sbin/apk": [
+        "! apk info -e f || apk add f",
+        "apk update",
+        "apk upgrade",
+        "apk add a=1-2 'b>=1'",
+        "apk del c",
+        "! apk info -e d || apk add d",
+        "! apk info -e e.+ || apk add e.+",
+        "version=$(apk info -ve d)",
+        "apk add d=${version#d-}",
+        "version=$(apk info -ve e.+)",
+        "apk add e.+=${version#e.+-}",
+        "rm -rf /var/cache/apk/*",
+    ],
+}
+
+
+@pytest.mark.parametrize("program", SCRIPTS)
+def test_other_managers(make: Maker, guest: Directory, program: str) -> None:
+    guest.write(program, b"")
+    xml = ALL.replace('groups="g" ', "") if "apk" in program else ALL
+    assert lines(make, guest, xml) == SCRIPTS[program]
+
+
+def test_apt_does_it_all(make: Maker, debian: Installing) -> None:
+    first, *rest = lines(make, debian, ALL)
+    assert first == "apt-mark -q unhold f"
+    ends = [line.rpartition(" -o DPkg::Pre-Install-Pkgs::=")[2].partition("' ")[2] for line in rest[-6:-3]]
+    assert ends == [
+        "--no-install-recommends dist-upgrade",
+        "--no-install-recommends --allow-downgrades install a=1-2 'b>=1' 'g^'",
+        "--auto-remove purge c",
+    ]
+    assert rest[-3:-1] == ["apt-mark -q unhold d e.+", "apt-mark -q hold d e.+"]
+
+
+def test_a_group_of_a_manager_without_groups(make: Maker, guest: Directory) -> None:
+    guest.write("/sbin/apk", b"")
+    with pytest.raises(StepError, match="apk has no groups") as caught:
+        make('<packages groups="g"/>').run(guest)
+    assert caught.value.hint
+    assert not guest.commands
+
+
+def shell(guest: Directory, script: str, path: str) -> None:
+    """Run the lines of *script* that change the guest's file at *path*."""
+    script = "\n".join(line for line in script.splitlines() if path in line).replace(path, str(guest.at(path)))
+    subprocess.run(["sh", "-e", "-c", script], check=True)
+
+
 @pytest.mark.parametrize(
-    ("program", "expected"),
+    ("program", "path", "before", "held", "after"),
     [
-        ("/usr/bin/dnf", "dnf -y --setopt=install_weak_deps=False install a 'b>1'"),
-        ("/usr/bin/zypper", "zypper -n install --no-recommends a 'b>1'"),
-        ("/sbin/apk", "apk add a 'b>1'"),
-        ("/usr/bin/pacman", "pacman -S --noconfirm --needed a 'b>1'"),
+        ("/usr/bin/dnf", "/etc/dnf/dnf.conf", "", "[main]\nexcludepkgs= a b.c+ d\n", "[main]\nexcludepkgs= bxc+\n"),
+        (
+            "/usr/bin/dnf",
+            "/etc/dnf/dnf.conf",
+            "[main]\nbest=True\n",
+            "[main]\nexcludepkgs= a b.c+ d\nbest=True\n",
+            "[main]\nexcludepkgs= bxc+\nbest=True\n",
+        ),
+        (
+            "/usr/bin/pacman",
+            "/etc/pacman.conf",
+            "[options]\nColor\n",
+            "[options]\nIgnorePkg = a b.c+ d\nColor\n",
+            "[options]\nIgnorePkg = bxc+\nColor\n",
+        ),
     ],
 )
-def test_other_managers(make: Maker, guest: Directory, program: str, expected: str) -> None:
+def test_what_is_held_stands_in_the_configuration(
+    make: Maker, guest: Directory, program: str, path: str, before: str, held: str, after: str
+) -> None:
+    """Twice is once; what is given up is gone, and nothing that only looks like it."""
     guest.write(program, b"")
-    assert expected in lines(make, guest, '<packages install="a b&gt;1"/>')
+    if before:
+        guest.write(path, before.encode())
+    guest.at(path).parent.mkdir(parents=True, exist_ok=True)
+
+    def do(xml: str) -> str:
+        make(xml).run(guest)
+        shell(guest, guest.commands[-1].script, path)
+        return guest.read(path).decode()
+
+    hold = '<packages hold="a b.c+ d"/>'
+    assert do(hold) == held
+    assert do(hold) == held
+    do('<packages hold="bxc+"/>')
+    assert sorted(do('<packages unhold="a d b.c+ e"/>').splitlines()) == sorted(after.splitlines())
 
 
 def test_a_guest_without_a_manager(make: Maker, guest: Directory) -> None:
@@ -132,8 +246,11 @@ def test_without_the_package_nothing_stays(make: Maker, debian: Installing) -> N
 def test_inputs_and_title(make: Maker) -> None:
     step = make('<packages install=" a\n b " remove="c"/>')
     assert step.inputs() == {
-        "install": ["a", "b"],
-        "remove": ["c"],
+        "install": ("a", "b"),
+        "groups": (),
+        "remove": ("c",),
+        "hold": (),
+        "unhold": (),
         "upgrade": False,
         "recommends": False,
         "initramfs": True,
@@ -150,6 +267,9 @@ def test_inputs_and_title(make: Maker) -> None:
         ('<packages upgrade="no"/>', "packages does nothing"),
         ('<packages install="a --allow-unauthenticated"/>', "'--allow-unauthenticated' is no package name"),
         ('<packages remove="-x"/>', "'-x' is no package name"),
+        ('<packages groups="-x"/>', "'-x' is no package name"),
+        ('<packages hold="a=1"/>', "'a=1' is no package name"),
+        ('<packages unhold="a;id"/>', "'a;id' is no package name"),
     ],
 )
 def test_refused(make: Maker, xml: str, what: str) -> None:

@@ -1,0 +1,67 @@
+"""apt: Debian, Ubuntu and their kin."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from sfvm import apt
+from sfvm.errors import StepError
+from sfvm.managers.manager import Addition, Manager, Source, placed
+
+COMMAND = (
+    "apt-get -q -y -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-unsafe-io -o Dpkg::Options::=--force-confdef "
+    "-o Dpkg::Options::=--force-confold -o Acquire::Languages=none -o Acquire::Retries=3 -o Acquire::PDiffs=false "
+    f"-o Dir::State::lists={apt.LISTS} -o Dir::Cache::pkgcache={apt.HOME}/pkgcache.bin "
+    f"-o Dir::Cache::srcpkgcache={apt.HOME}/srcpkgcache.bin -o DPkg::Pre-Install-Pkgs::={shlex.quote(apt.UNPACKED)}"
+)
+
+
+def stanza(url: str, suites: Sequence[str], components: Sequence[str], signed_by: Sequence[str]) -> str:
+    """A repository as sources.list(5) has it in its deb822 form."""
+    fields = [("Types", "deb"), ("URIs", url), ("Suites", " ".join(suites))]
+    fields += [("Components", " ".join(components))] if components else []
+    fields += [("Signed-By", " ".join(signed_by))]
+    return "".join(f"{name}: {value}\n" for name, value in fields)
+
+
+def _add(source: Source, keys: Sequence[str]) -> Addition:
+    flat = all(suite.endswith("/") for suite in source.suites)
+    if not source.suites or bool(source.components) is flat:
+        raise StepError(
+            f"repository {source.name} has no place in apt's configuration",
+            why="suites and components are wanted; components must be absent where a suite is a directory (its name "
+            "ends with a slash)",
+            hint='say suites="bookworm" components="main", or suites="./"',
+        )
+    if not source.index:
+        raise StepError(
+            "apt trusts no repository without a signed index",
+            why="its packages carry no signatures of their own",
+            hint='leave out signed="packages"',
+        )
+    paths, script = placed(source, keys, "/etc/apt/keyrings")
+    content = stanza(source.url, source.suites, source.components, paths)
+    return Addition({f"/etc/apt/sources.list.d/{source.name}.sources": content}, script)
+
+
+def _mark(what: str, names: Sequence[str]) -> str:
+    return f"apt-mark -q {what} {' '.join(names)}"
+
+
+MANAGER = Manager(
+    "apt",
+    "/usr/bin/apt-get",
+    apt.refresh(f"{COMMAND} update"),
+    # A version that a spec names may be an older one.
+    f"{COMMAND} {{recommends}} --allow-downgrades install {{}}",
+    f"{COMMAND} --auto-remove purge {{}}",
+    f"{COMMAND} {{recommends}} dist-upgrade",
+    "apt-get clean; rm -rf /var/lib/apt/lists/*_* /var/cache/apt/*.bin",
+    hold=lambda names: _mark("hold", names),
+    unhold=lambda names: _mark("unhold", names),
+    add=_add,
+    group="{}^",  # a task
+    recommends="--install-recommends",
+    plain="--no-install-recommends",
+)

@@ -1,0 +1,87 @@
+"""dnf and zypper: what manages RPMs. Both read repositories from files of one form (dnf.conf(5), zypper(8))."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sfvm.guest import KEPT
+from sfvm.managers.manager import Addition, Manager, Source, literal, placed
+
+KEYS = "/etc/pki/rpm-gpg"
+HELD = "/etc/dnf/dnf.conf"
+
+
+def section(source: Source, keys: Sequence[str], *more: str) -> str:
+    """A repository's section; *keys* are paths. Signatures of packages are always checked, those of the index unless
+    the source says that it has none; zypper checks the packages where the index is not signed."""
+    lines = [
+        f"[{source.name}]",
+        f"name={source.name}",
+        f"baseurl={source.url}",
+        "enabled=1",
+        "gpgcheck=1",
+        f"repo_gpgcheck={int(source.index)}",
+        "gpgkey=" + " ".join(f"file://{key}" for key in keys),
+        *more,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _dnf_add(source: Source, keys: Sequence[str]) -> Addition:
+    paths, script = placed(source, keys, KEYS)
+    return Addition({f"/etc/yum.repos.d/{source.name}.repo": section(source, paths)}, script)
+
+
+def _zypper_add(source: Source, keys: Sequence[str]) -> Addition:
+    paths, script = placed(source, keys, KEYS)
+    content = section(source, paths, "type=rpm-md", "autorefresh=1")
+    # Run without questions, zypper takes no key that rpm does not know.
+    return Addition({f"/etc/zypp/repos.d/{source.name}.repo": content}, f"{script}rpm --import {' '.join(paths)}\n")
+
+
+def _dnf_hold(names: Sequence[str]) -> str:
+    """Into the one line ``excludepkgs`` of the configuration: the plugin versionlock is not in every guest."""
+    return (
+        f"grep -qs '^\\[main\\]' {HELD} || echo '[main]' >>{HELD}\n"
+        f"grep -q '^excludepkgs=' {HELD} || sed -i '/^\\[main\\]/a excludepkgs=' {HELD}\n"
+        f"sed -i '/^excludepkgs=/s/$/ {' '.join(names)}/' {HELD}"
+    )
+
+
+def _dnf_unhold(names: Sequence[str]) -> str:
+    lines = [f"s/ {literal(name)}( |$)/\\1/g" for name in names]
+    return f"[ ! -e {HELD} ] || sed -E -i '/^excludepkgs=/{{{';'.join(lines)}}}' {HELD}"
+
+
+DNF = Manager(
+    "dnf",
+    "/usr/bin/dnf",
+    ":",
+    # Indexes are kept outside of the guest, for all steps of one appliance.
+    f"dnf -y --setopt=cachedir={KEPT}/dnf --setopt=install_weak_deps={{recommends}} install {{}}",
+    f"dnf -y --setopt=cachedir={KEPT}/dnf remove {{}}",
+    f"dnf -y --setopt=cachedir={KEPT}/dnf --setopt=install_weak_deps={{recommends}} upgrade",
+    "rm -rf /var/cache/dnf/* /var/cache/libdnf5/*",
+    hold=_dnf_hold,
+    unhold=_dnf_unhold,
+    add=_dnf_add,
+    group="@{}",
+    version="{name}-{version}",
+    recommends="True",
+    plain="False",
+)
+ZYPPER = Manager(
+    "zypper",
+    "/usr/bin/zypper",
+    "zypper -n refresh",
+    "zypper -n install --oldpackage {recommends} {}",
+    "zypper -n remove --clean-deps {}",
+    "zypper -n update {recommends}",
+    "zypper clean --all",
+    hold=lambda names: f"zypper -n addlock {' '.join(names)}",
+    unhold=lambda names: f"zypper -n removelock {' '.join(names)}",
+    add=_zypper_add,
+    group="pattern:{}",
+    recommends="--recommends",
+    plain="--no-recommends",
+)
