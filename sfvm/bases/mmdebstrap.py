@@ -6,14 +6,13 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Self
 
 from sfvm import apt
 from sfvm.document import Element
 from sfvm.errors import Place, SpecError
 from sfvm.guest import Command, Guest
-from sfvm.verbs import JSON
+from sfvm.verbs import JSON, Attached, Host
 
 NAMES = r"[A-Za-z0-9][A-Za-z0-9.+_:/=~-]*"
 """Of suites, components and packages: none looks like an option or makes two of the lists on a command line."""
@@ -100,10 +99,10 @@ class Mmdebstrap:
     def facts(self) -> Mapping[str, str]:
         return {"distribution": self.distribution, "release": self.suite}
 
-    def prepare(self, work: Path, size: int, filesystem: str) -> Path | None:
-        return None
+    def prepare(self, host: Host) -> tuple[Attached, ...]:
+        return ()
 
-    def populate(self, guest: Guest) -> None:
+    def populate(self, guest: Guest, host: Host) -> None:
         words = [
             "/usr/lib/sfvm/nosync",
             "mmdebstrap",
