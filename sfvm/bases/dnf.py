@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
+from sfvm.bases._installroot import MOUNTED, SYNCED, names, server
 from sfvm.document import Element
 from sfvm.downloads.policy import plain
 from sfvm.errors import Place, SpecError
@@ -16,10 +16,8 @@ from sfvm.guest import KEPT, Command, Guest
 from sfvm.keys import SCHEMA, Keys
 from sfvm.managers.manager import Source
 from sfvm.managers.rpm import section
-from sfvm.verbs import JSON
+from sfvm.verbs import JSON, Attached, Host
 
-NAMES = r"[A-Za-z0-9][A-Za-z0-9.+_:~^-]*"
-"""Of packages, groups, releases and repositories: none looks like an option."""
 REPOSITORIES = "/etc/yum.repos.d"
 OURS = "sfvm.repo"
 TRUSTED = "/etc/pki/rpm-gpg/RPM-GPG-KEY-sfvm"
@@ -66,9 +64,8 @@ class Dnf:
 
     distribution: str
     release: str
-    url: str
-    mirror: str
-    repositories: tuple[tuple[str, str], ...]
+    repositories: tuple[Source, ...]
+    mirrored: bool
     include: tuple[str, ...]
     groups: tuple[str, ...]
     docs: bool
@@ -77,31 +74,19 @@ class Dnf:
 
     @classmethod
     def parse(cls, element: Element) -> Self:
-        url, mirror = element.attributes["url"], element.get("mirror") or ""
-        for name, value in (("url", url), ("mirror", mirror)):
-            if value and not re.fullmatch(r"https?://[^\s?#]+", value):
-                raise SpecError(
-                    f"{name} {value!r} is not http or https", place=element.place_of(name), hint="http://HOST/centos"
-                )
+        url, mirrored = server(element), bool(element.get("mirror"))
+        prefix = "sfvm-" if mirrored else ""  # the guest has others by these names
         base = cls(
-            element.attributes["distribution"],
-            element.attributes["release"],
-            url,
-            mirror,
-            tuple(_repository(element, word) for word in element.words("repositories")),
-            element.words("include"),
-            element.words("groups"),
+            *names(element, "distribution"),
+            *names(element, "release"),
+            tuple(_repository(element, word, url, prefix) for word in element.words("repositories")),
+            mirrored,
+            names(element, "include"),
+            names(element, "groups"),
             element.flag("docs", True),
             Keys.parse(element),
             element.place,
         )
-        for name in (base.distribution, base.release, *base.include, *base.groups):
-            if not re.fullmatch(NAMES, name):
-                raise SpecError(
-                    f"dnf: {name!r} is no name of a package, group or release",
-                    place=element.place,
-                    hint="names are separated by blanks; groups have no @",
-                )
         if not (base.include or base.groups):
             raise SpecError("dnf installs nothing", place=element.place, hint='say include="…" or groups="…"')
         if not base.keys:
@@ -120,9 +105,7 @@ class Dnf:
         return {
             "distribution": self.distribution,
             "release": self.release,
-            "url": self.mirror or self.url,
-            "mirror": bool(self.mirror),
-            "repositories": [list(pair) for pair in self.repositories],
+            "repositories": [[source.name, source.url] for source in self.repositories],
             "include": list(self.include),
             "groups": list(self.groups),
             "docs": self.docs,
@@ -132,36 +115,32 @@ class Dnf:
     def facts(self) -> Mapping[str, str]:
         return {"distribution": self.distribution, "release": self.release}
 
-    def prepare(self, work: Path, size: int, filesystem: str) -> Path | None:
-        return None
+    def prepare(self, host: Host) -> tuple[Attached, ...]:
+        return ()
 
-    def populate(self, guest: Guest) -> None:
+    def populate(self, guest: Guest, host: Host) -> None:
         keys = self.keys.write(guest)
         guest.run(Command(self._script(keys), place="appliance", packages=True))
-        if self.mirror:
+        if self.mirrored:
             self._keep_mirror(guest, keys)
 
     def _script(self, keys: Sequence[str]) -> str:
         words = ["dnf", "-y", f"--config={HOME}/dnf.conf", "--installroot=/sysroot", f"--releasever={self.release}"]
-        words += ["install", *self.include, *(f"@{name}" for name in self.groups)]
+        words += ["install", *(word.replace("=", "-", 1) for word in self.include)]
+        words += [f"@{name}" for name in self.groups]
         macros = [f"%_dbpath {_database(self.distribution, self.release)}"]
         # What is mounted there is not the guest's; rpm would give it the owners and modes of the package filesystem.
         macros.append("%_netsharedpath /dev:/proc:/sys")
         return f"""\
-mkdir -p /sysroot/dev /sysroot/proc /sysroot/run /sysroot/sys
-mount -t proc proc /sysroot/proc
-mount -t sysfs -o ro sysfs /sysroot/sys
-mount --rbind /dev /sysroot/dev
-mount -t tmpfs -o mode=755 tmpfs /sysroot/run
-mkdir -p /sysroot{KEPT}
+{MOUNTED}mkdir -p /sysroot{KEPT}
 mount --bind {KEPT} /sysroot{KEPT}
 cat >{HOME}/dnf.conf <<'END'
 {self._configuration(keys)}END
 printf '%s\\n' {shlex.join(macros)} >{HOME}/.rpmmacros
-# kernel-install(8) would make an initramfs of what is installed so far.
-HOME={HOME} LANG=C.UTF-8 KERNEL_INSTALL_BYPASS=1 /usr/lib/sfvm/nosync {shlex.join(words)}
-sync --file-system /sysroot
-"""
+export HOME={HOME} LANG=C.UTF-8
+{_alive(keys)}# kernel-install(8) would make an initramfs of what is installed so far.
+KERNEL_INSTALL_BYPASS=1 /usr/lib/sfvm/nosync {shlex.join(words)}
+{SYNCED}"""
 
     def _configuration(self, keys: Sequence[str]) -> str:
         """dnf.conf(5). Paths that dnf writes to are below the installroot, where the tmpfs is."""
@@ -180,14 +159,8 @@ sync --file-system /sysroot
             "logdir=/run/sfvm/log",
             f"module_platform_id=platform:{platform}{self.release.partition('.')[0]}",
         ]
-        return "\n".join([*lines, "", ""]) + self._sources(plain(self.mirror or self.url), keys)
-
-    def _sources(self, url: str, keys: Sequence[str]) -> str:
-        """The repositories below *url*. CentOS and Fedora do not sign their indexes; each package is signed."""
-        prefix = "sfvm-" if self.mirror else ""  # the guest has others by these names
-        below = [(f"{prefix}{name}", f"{url.rstrip('/')}/{path}") for name, path in self.repositories]
-        sources = (Source(name, where, index=False) for name, where in below)
-        return "\n".join(section(source, keys) for source in sources)
+        sections = [section(replace(source, url=plain(source.url)), keys) for source in self.repositories]
+        return "\n".join([*lines, "", *sections])
 
     def _keep_mirror(self, guest: Guest, keys: Sequence[str]) -> None:
         """The guest goes on with the mirror alone."""
@@ -200,18 +173,35 @@ sync --file-system /sysroot
         script = f"cat {' '.join(keys)}\n"
         told = guest.capture(Command(script, place="appliance", packages=True, network=False))
         guest.write(TRUSTED, told.encode())
-        guest.write(f"{REPOSITORIES}/{OURS}", self._sources(self.mirror, [TRUSTED]).encode())
+        own = "\n".join(section(source, [TRUSTED]) for source in self.repositories)
+        guest.write(f"{REPOSITORIES}/{OURS}", own.encode())
 
 
-def _repository(element: Element, word: str) -> tuple[str, str]:
+def _repository(element: Element, word: str, url: str, prefix: str) -> Source:
+    """The repository *word*, ``NAME=PATH``, below *url*. CentOS and Fedora do not sign their indexes; each package is
+    signed.
+
+    :raises SpecError: it is none
+    """
     name, equals, path = word.partition("=")
-    if not equals or not re.fullmatch(NAMES, name) or not re.fullmatch(r"[^/][^?#]*", path):
+    if not equals or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or not re.fullmatch(r"[\w$.+/-]+", path):
         raise SpecError(
             f"dnf: repository {word!r} is not NAME=PATH",
             place=element.place_of("repositories"),
             hint="for example baseos=9-stream/BaseOS/$basearch/os, a place below the url",
         )
-    return name, path
+    return Source(f"{prefix}{name}", f"{url}/{path.strip('/')}", index=False)
+
+
+def _alive(keys: Sequence[str]) -> str:
+    """A script: none of *keys* has expired or was revoked. rpm does not look at that."""
+    return f"""\
+for key in {shlex.join(keys)}; do
+    gone=$(gpg --show-keys --with-colons "$key" 2>/dev/null | awk -F: '$1 == "pub" {{ bad = $2 ~ /[er]/ }}
+        $1 == "fpr" && bad {{ print $10; bad = 0 }}')
+    [ -z "$gone" ] || {{ echo "a key has expired, or was revoked:" $gone >&2; exit 1; }}
+done
+"""
 
 
 def _database(distribution: str, release: str) -> str:
