@@ -61,10 +61,10 @@ class Keys:
                     why="a fingerprint has 40 hexadecimal digits (64 of a key of version 6); a key ID is not enough",
                     hint="gpg --show-keys FILE tells it",
                 )
-        if url and not re.match(r"https?://[^\s]+$", url):
-            raise SpecError(f"key-url {url!r} is not http or https", place=element.place_of("key-url"))
         if not prints:
             url = ""  # a param that was left empty: nothing may be trusted by its address
+        if url and not re.match(r"https?://[^\s]+$", url):
+            raise SpecError(f"key-url {url!r} is not http or https", place=element.place_of("key-url"))
         keys = cls(files, url, prints, element.place)
         for file in files:
             keys._check(file.name, _read(file, element.place), prints if not url else ())
