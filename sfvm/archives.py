@@ -2,38 +2,64 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import lzma
-import shutil
 import tarfile
-import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+from sfvm.cancellation import NEVER, Cancellation
 from sfvm.errors import Place, SpecError
 
 ZSTD = b"\x28\xb5\x2f\xfd"
 MAX_HOPS = 40
 """Symlinks on one path, as Linux has it."""
+MAX_MEMBERS = 4_000_000
+"""As many as a filesystem of 64 GiB has inodes, as mke2fs makes them."""
+MAX_HEADER = 1 << 20
+"""Bytes that tarfile may want at once: of the extended header of one member."""
+SKIP = 1 << 20
+DAMAGE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError, OverflowError)
+"""What reading an archive that is none, or damaged, raises."""
 
 
-def check(path: Path, place: Place) -> None:
-    """Make sure that unpacking the tar file at *path* writes only below where it is unpacked.
+class TooLarge(Exception):
+    """An archive unpacks to more than it may; the message says so."""
+
+
+def check(path: Path, name: str, place: Place, limit: int, *, stop: Cancellation = NEVER) -> None:
+    """Make sure that unpacking the tar file at *path* writes only below where it is unpacked, no more than *limit*
+    bytes, and makes devices only below ``dev``. *name* is what messages call it.
+
+    It reads no further than to the first member that is wrong, and never more than *limit* bytes, whatever a small file
+    would unpack to.
 
     :raises SpecError: it is no archive, or a member is absolute, has ``..``, or is written through a link of the
-        archive that leads outside
+        archive that leads outside; or it is too large
+    :raises Cancelled: *stop* asks for it
     """
     try:
-        with _open(path) as file, tarfile.open(fileobj=file, mode="r:*") as archive:
+        with opened(path, limit) as archive:
             links: dict[str, str] = {}
-            for member in archive:
-                where = _located(member.name, links)
+            count = 0
+            while (member := archive.next()) is not None:
+                stop.check()
+                vars(archive)["members"].clear()  # tarfile would keep them all
+                count += 1
+                if count > MAX_MEMBERS:
+                    raise TooLarge(f"it has more than {MAX_MEMBERS} members")
+                where = located(member.name, links)
                 if where is None:
-                    raise _refused(path, member.name, "it would be written outside", place)
-                target = _located(member.linkname, links) if member.islnk() else None
+                    raise _refused(name, member.name, "it would be written outside", place)
+                if (member.ischr() or member.isblk()) and not where.startswith("dev/"):
+                    raise _refused(name, member.name, "it is a device, and not below dev", place)
+                target = located(member.linkname, links) if member.islnk() else None
                 if member.islnk() and target is None:
-                    raise _refused(path, member.name, "it is a hard link to something outside", place)
+                    raise _refused(name, member.name, "it is a hard link to something outside", place)
                 if not member.isdir():  # a directory does not replace a symlink to one
                     links.pop(where, None)
                 if member.issym():
@@ -41,23 +67,15 @@ def check(path: Path, place: Place) -> None:
                     links[where] = member.linkname
                 elif target in links:
                     links[where] = links[target]
-            _require_end(archive)
-    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
-        raise _damaged(path, str(error), place) from error
+    except TooLarge as error:
+        raise SpecError(
+            f"{name} is refused: {error}", place=place, hint='make <disk size="…"/> larger, if the archive is to be so'
+        ) from None
+    except DAMAGE as error:
+        raise _damaged(name, str(error), place) from error
 
 
-def _require_end(archive: tarfile.TarFile) -> None:
-    """Python's tarfile takes anything that is no header for the end; tar would skip it and go on with what follows.
-
-    :raises tarfile.ReadError: what follows the last member is neither a block of zeros nor the end of the file
-    """
-    assert archive.fileobj is not None
-    archive.fileobj.seek(archive.offset)
-    if archive.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
-        raise tarfile.ReadError("what follows the last member is no member")
-
-
-def _located(name: str, links: Mapping[str, str]) -> str | None:
+def located(name: str, links: Mapping[str, str]) -> str | None:
     """Where *name* is, the symlinks unpacked so far followed in its directory part; None: outside, or in a loop."""
     here: list[str] = []
     rest = name.split("/")[::-1]
@@ -82,32 +100,102 @@ def _located(name: str, links: Mapping[str, str]) -> str | None:
     return "/".join(here)
 
 
-def _open(path: Path) -> IO[bytes]:
+@contextmanager
+def opened(path: Path, limit: int) -> Iterator[tarfile.TarFile]:
+    """The tar file at *path*, to be read once from the beginning to the end, which must be one.
+
+    :raises TooLarge: unpacked, it has more than *limit* bytes
+    :raises Exception: one of :data:`DAMAGE`
+    """
+    with _plain(path) as file:
+        forward = _Forward(file, limit)
+        with tarfile.open(fileobj=forward, mode="r:") as archive:  # type: ignore[call-overload]
+            yield archive
+            _require_end(archive)
+
+
+def _require_end(archive: tarfile.TarFile) -> None:
+    """Python's tarfile takes anything that is no header for the end; tar would skip it and go on with what follows.
+
+    :raises tarfile.ReadError: what follows the last member is neither a block of zeros nor the end of the file
+    """
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError("what follows the last member is no member")
+
+
+class _Forward:
+    """What tarfile needs of a file, of one that is read once; no more than *limit* bytes, and no large part at once.
+    The last block may be read again."""
+
+    def __init__(self, file: IO[bytes], limit: int) -> None:
+        self.file = file
+        self.limit = limit
+        self.position = 0
+        self.last = b""
+        self.again = b""
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        found, self.again = self.again[:size], self.again[size:]
+        while len(found) < size and (block := self.file.read(size - len(found))):
+            found += block
+        self.position += len(found)
+        self.last = (self.last + found)[-tarfile.BLOCKSIZE :]
+        self._check(self.position)
+        return found
+
+    def seek(self, position: int) -> None:
+        self._check(position)
+        while position > self.position and self.read(min(position - self.position, SKIP)):
+            pass
+        if (back := self.position - position) > len(self.last):
+            raise tarfile.ReadError("it cannot be read from front to end")
+        if back > 0:
+            self.again, self.last = self.last[-back:] + self.again, self.last[:-back]
+            self.position = position
+
+    def _check(self, position: int) -> None:
+        if position > self.limit:
+            raise TooLarge(f"it unpacks to more than {self.limit >> 20} MiB")
+
+    def tell(self) -> int:
+        return self.position
+
+
+@contextmanager
+def _plain(path: Path) -> Iterator[IO[bytes]]:
+    """The content of *path*, decompressed."""
     with path.open("rb") as file:
-        start = file.read(4)
-    if start != ZSTD:
-        return path.open("rb")
-    import zstandard
+        start = file.read(6)
+        file.seek(0)
+        stream: Any = file
+        if start.startswith(ZSTD):
+            import zstandard
 
-    plain = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
-    try:
-        with path.open("rb") as file:
-            shutil.copyfileobj(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True), plain)
-    except zstandard.ZstdError as error:
-        plain.close()
-        raise tarfile.ReadError(str(error)) from error
-    except BaseException:
-        plain.close()
-        raise
-    plain.seek(0)
-    return plain
+            stream = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+        elif start.startswith(b"\x1f\x8b"):
+            stream = gzip.GzipFile(fileobj=file)
+        elif start.startswith(b"\xfd7zXZ"):
+            stream = lzma.LZMAFile(file)  # noqa: SIM115  closed below, as the others
+        elif start.startswith(b"BZh"):
+            stream = bz2.BZ2File(file)
+        try:
+            with stream:
+                yield stream
+        except Exception as error:  # zstandard's own class, without importing it for nothing
+            if type(error).__name__ != "ZstdError":
+                raise
+            raise tarfile.ReadError(str(error)) from error
 
 
-def _damaged(path: Path, why: str, place: Place) -> SpecError:
-    return SpecError(f"{path.name} is no tar archive, or damaged", place=place, why=why, hint="check the file")
+def _damaged(name: str, why: str, place: Place) -> SpecError:
+    return SpecError(f"{name} is no tar archive, or damaged", place=place, why=why, hint="check the file")
 
 
-def _refused(path: Path, member: str, why: str, place: Place) -> SpecError:
+def _refused(name: str, member: str, why: str, place: Place) -> SpecError:
     return SpecError(
-        f"{path.name} is refused: member {member!r}", place=place, why=why, hint="make the archive with relative names"
+        f"{name} is refused: member {member!r}", place=place, why=why, hint="make the archive with relative names"
     )

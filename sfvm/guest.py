@@ -47,6 +47,8 @@ PROXY = "http://127.0.0.1:3128"
 """The proxy of commands with network, in their own network namespace. Names are looked up by it: there is no DNS."""
 KEPT = "/run/sfvm/packages"
 """A directory that is the same one for every package manager of one appliance, and never part of the guest."""
+ATTACHED = "/dev/disk/by-path/pci-0000:00:02.0-scsi-0:0:001:0"
+"""The disk image of a base in the appliance (:class:`sfvm.verbs.Attached`)."""
 
 
 class CommandFailed(Exception):

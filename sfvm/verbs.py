@@ -12,13 +12,16 @@ import os
 import pkgutil
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
+from sfvm.cancellation import NEVER, Cancellation
 from sfvm.document import Element
 from sfvm.errors import Place
+from sfvm.events import Listener, ignore
 from sfvm.guest import Guest
 
 PACKAGES = {"steps": "sfvm.steps", "bases": "sfvm.bases", "bundle": "sfvm.bundle.outputs"}
@@ -68,6 +71,29 @@ class Step(Verb, Protocol):
         """Do it. A failing command's CommandFailed passes through."""
 
 
+@dataclass(frozen=True)
+class Host:
+    """What a base may use of the host before the appliance starts: *work* is the node's directory, *size* the bytes of
+    its disk, *architecture* the machine's, *downloads* the directory of what was fetched before
+    (:mod:`sfvm.sources`)."""
+
+    work: Path
+    size: int
+    architecture: str
+    downloads: Path
+    listener: Listener = ignore
+    stop: Cancellation = NEVER
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A disk image, of one of QEMU's formats, that the appliance sees while a base fills the filesystem; it is only
+    read. The first one is :data:`sfvm.guest.ATTACHED` there."""
+
+    path: Path
+    format: str
+
+
 @runtime_checkable
 class Base(Verb, Protocol):
     """How a root node begins."""
@@ -75,13 +101,14 @@ class Base(Verb, Protocol):
     def facts(self) -> Mapping[str, str]:
         """What is known of the guest before it exists: ``distribution``, ``release``; available as variables."""
 
-    def prepare(self, work: Path, size: int, filesystem: str) -> Path | None:
-        """Work on the host before the appliance starts: return the qcow2 file (below *work*, virtual size *size*
-        bytes) that already holds the filesystem, or None for an empty filesystem of type *filesystem* made by the
-        appliance."""
+    def prepare(self, host: Host) -> tuple[Attached, ...]:
+        """Work on the host before the appliance starts: fetch and check what :meth:`populate` will need.
 
-    def populate(self, guest: Guest) -> None:
-        """Fill the filesystem, mounted empty (or as prepared)."""
+        :raises SfvmError: it cannot be had, or is not what the spec expects
+        """
+
+    def populate(self, guest: Guest, host: Host) -> None:
+        """Fill the filesystem, mounted empty; :meth:`prepare` was called with the same *host*."""
 
 
 @cache

@@ -25,6 +25,10 @@ def pack(path: Path, *members: Member, mode: str = "w") -> Path:
     return path
 
 
+def check(path: Path, limit: int = 1 << 20) -> None:
+    archives.check(path, path.name, PLACE, limit)
+
+
 @pytest.mark.parametrize(
     "members",
     [
@@ -48,7 +52,7 @@ def pack(path: Path, *members: Member, mode: str = "w") -> Path:
 def test_what_would_be_written_outside(tmp_path: Path, members: list[Member]) -> None:
     path = pack(tmp_path / "a.tar", *members)
     with pytest.raises(SpecError, match=r"a\.tar is refused: member") as caught:
-        archives.check(path, PLACE)
+        check(path)
     assert caught.value.place == PLACE
     assert repr(members[-1][0]) in caught.value.what
 
@@ -67,14 +71,14 @@ def test_what_would_be_written_outside(tmp_path: Path, members: list[Member]) ->
     ],
 )
 def test_what_real_systems_hold(tmp_path: Path, members: list[Member]) -> None:
-    archives.check(pack(tmp_path / "a.tar", *members), PLACE)
+    check(pack(tmp_path / "a.tar", *members))
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2"])
 def test_compression(tmp_path: Path, mode: str) -> None:
-    archives.check(pack(tmp_path / "a", ("x", FILE), mode=mode), PLACE)
+    check(pack(tmp_path / "a", ("x", FILE), mode=mode))
     with pytest.raises(SpecError, match="refused"):
-        archives.check(pack(tmp_path / "a", ("../x", FILE), mode=mode), PLACE)
+        check(pack(tmp_path / "a", ("../x", FILE), mode=mode))
 
 
 def test_zstd_with_several_frames(tmp_path: Path) -> None:
@@ -84,7 +88,7 @@ def test_zstd_with_several_frames(tmp_path: Path) -> None:
     path = tmp_path / "a.tar.zst"
     path.write_bytes(compressor.compress(content[:600]) + compressor.compress(content[600:]))
     with pytest.raises(SpecError, match=r"member '../x'"):
-        archives.check(path, PLACE)
+        check(path)
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2", "zst"])
@@ -100,7 +104,7 @@ def test_damage_is_told(tmp_path: Path, mode: str, damage: str) -> None:
         content[20:120] = b"\xa5" * 100
     path.write_bytes(content)
     with pytest.raises(SpecError, match="a is no tar archive, or damaged"):
-        archives.check(path, PLACE)
+        check(path)
 
 
 def test_nothing_hides_behind_a_block_that_is_no_header(tmp_path: Path) -> None:
@@ -109,11 +113,70 @@ def test_nothing_hides_behind_a_block_that_is_no_header(tmp_path: Path) -> None:
     content[1024:1536] = b"?" * 512
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(SpecError) as caught:
-        archives.check(tmp_path / "a", PLACE)
+        check(tmp_path / "a")
     assert caught.value.why == "what follows the last member is no member"
+
+
+@pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE])
+def test_devices(tmp_path: Path, kind: bytes) -> None:
+    check(pack(tmp_path / "a.tar", ("./dev/null", kind), ("run/fifo", tarfile.FIFOTYPE)))
+    for name in ("null", "tmp/dev/sda", "devices/x"):
+        with pytest.raises(SpecError, match="it is a device") as caught:
+            check(pack(tmp_path / "a.tar", (name, kind)))
+        assert caught.value.what == f"a.tar is refused: member {name!r}"
+
+
+class Zeros(io.RawIOBase):
+    """So many zeros."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+
+    def read(self, size: int = -1) -> bytes:
+        found = bytes(min(size, self.left))
+        self.left -= len(found)
+        return found
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:xz", "w:bz2"])
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "a"
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+        member = tarfile.TarInfo("zeros")
+        member.size = 8 << 20
+        tar.addfile(member, Zeros(member.size))
+    assert path.stat().st_size < 100_000
+    with pytest.raises(SpecError, match="a is refused: it unpacks to more than 4 MiB"):
+        check(path, 4 << 20)
+    check(path, 9 << 20)
+
+
+def test_a_member_that_claims_more_than_there_is_room_for(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("large")
+    member.size = 1 << 60
+    (tmp_path / "a").write_bytes(member.tobuf(tarfile.GNU_FORMAT))
+    with pytest.raises(SpecError, match="it unpacks to more than 1 MiB"):
+        check(tmp_path / "a")
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_that_would_fill_the_memory(tmp_path: Path, kind: bytes) -> None:
+    member = tarfile.TarInfo("x")
+    member.type, member.size = kind, 1 << 40
+    (tmp_path / "a").write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(SpecError) as caught:
+        check(tmp_path / "a", 1 << 50)
+    assert caught.value.why == f"a header of {1 << 40} bytes"
+
+
+def test_very_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 3)
+    check(pack(tmp_path / "a", *((f"{i}", FILE) for i in range(3))))
+    with pytest.raises(SpecError, match="more than 3 members"):
+        check(pack(tmp_path / "a", *((f"{i}", FILE) for i in range(4))))
 
 
 def test_no_archive_at_all(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"text")
     with pytest.raises(SpecError, match="a is no tar archive, or damaged"):
-        archives.check(tmp_path / "a", PLACE)
+        check(tmp_path / "a")

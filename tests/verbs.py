@@ -14,7 +14,7 @@ import pytest
 from sfvm import document
 from sfvm.errors import SpecError
 from sfvm.guest import Command, Package
-from sfvm.verbs import registry
+from sfvm.verbs import Host, registry
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ class Maker:
         assert caught.value.place.line >= 2
         assert caught.value.hint
         return caught.value
+
+
+def host(work: Path, size: int = 1 << 30, **more: Any) -> Host:
+    """The host of a base, with everything in the directory *work*."""
+    return Host(work, size, "x86_64", work / "downloads", **more)
 
 
 @dataclass

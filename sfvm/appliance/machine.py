@@ -295,20 +295,6 @@ class Appliance:
         if mounted:
             self.mount()
 
-    def grow(self) -> None:
-        """Make the file system on the unmounted first drive as large as the drive."""
-        with self._calling("resize") as handle:
-            kind = handle.vfs_type("/dev/sda")
-            if kind.startswith("ext"):
-                handle.e2fsck("/dev/sda", correct=True)
-                handle.resize2fs("/dev/sda")
-            elif kind in ("xfs", "btrfs"):
-                handle.mount("/dev/sda", "/")
-                (handle.xfs_growfs if kind == "xfs" else handle.btrfs_filesystem_resize)("/")
-                handle.umount("/")
-            else:
-                raise ApplianceError(f"a file system of type {kind!r} cannot be grown")
-
     def trim(self) -> None:
         """Give unused blocks back."""
         with self._calling("fstrim") as handle:

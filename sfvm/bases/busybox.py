@@ -13,7 +13,7 @@ from sfvm.digest import file_digest
 from sfvm.document import Element
 from sfvm.errors import Place, SpecError
 from sfvm.guest import Command, Guest
-from sfvm.verbs import JSON
+from sfvm.verbs import JSON, Attached, Host
 
 DIRECTORIES = (
     "dev",
@@ -71,10 +71,10 @@ class Busybox:
     def facts(self) -> Mapping[str, str]:
         return {"distribution": "busybox"}
 
-    def prepare(self, work: Path, size: int, filesystem: str) -> Path | None:
-        return None
+    def prepare(self, host: Host) -> tuple[Attached, ...]:
+        return ()
 
-    def populate(self, guest: Guest) -> None:
+    def populate(self, guest: Guest, host: Host) -> None:
         for name in DIRECTORIES:
             guest.directory(f"/{name}")
         guest.directory("/tmp", mode=0o1777)

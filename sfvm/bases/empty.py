@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Self
 
 from sfvm.document import Element
 from sfvm.errors import Place
 from sfvm.guest import Guest
-from sfvm.verbs import JSON
+from sfvm.verbs import JSON, Attached, Host
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,8 @@ class Empty:
     def facts(self) -> Mapping[str, str]:
         return {}
 
-    def prepare(self, work: Path, size: int, filesystem: str) -> Path | None:
-        return None
+    def prepare(self, host: Host) -> tuple[Attached, ...]:
+        return ()
 
-    def populate(self, guest: Guest) -> None:
+    def populate(self, guest: Guest, host: Host) -> None:
         """Leave it empty."""

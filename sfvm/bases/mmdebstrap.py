@@ -6,7 +6,6 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Self
 
 from sfvm import apt
@@ -17,7 +16,7 @@ from sfvm.keys import SCHEMA, Keys
 from sfvm.managers import Source
 from sfvm.managers.apt import KEYRINGS, SOURCES, stanza
 from sfvm.managers.manager import placed
-from sfvm.verbs import JSON
+from sfvm.verbs import JSON, Attached, Host
 
 NAMES = r"[A-Za-z0-9][A-Za-z0-9.+_:/=~-]*"
 """Of suites, components and packages: none looks like an option or makes two of the lists on a command line."""
@@ -120,10 +119,10 @@ class Mmdebstrap:
     def facts(self) -> Mapping[str, str]:
         return {"distribution": self.distribution, "release": self.suite}
 
-    def prepare(self, work: Path, size: int, filesystem: str) -> Path | None:
-        return None
+    def prepare(self, host: Host) -> tuple[Attached, ...]:
+        return ()
 
-    def populate(self, guest: Guest) -> None:
+    def populate(self, guest: Guest, host: Host) -> None:
         prepare, hooks, sources = "", list[str](), self._lines()
         if self.keys:
             prepare, hooks, sources = self._signed(self.keys.write(guest))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ from sfvm.repository import Repository, Work
 from sfvm.repository.files import temporary
 from sfvm.spec.model import Disk
 from sfvm.tree import Node
-from sfvm.verbs import Base, Step
+from sfvm.verbs import Attached, Base, Host, Step
 
 MAX_FILES = 100
 """So many overlays may pile up on a running drive; then a node's further steps get no checkpoints, and the next node
@@ -200,21 +200,18 @@ class ChainBuilder:
         base, disk = definition.base, definition.disk
         assert base is not None and disk is not None  # a definition without a parent has both
         with phase(self.listener, node.name, "preparing"):
-            prepared = base.prepare(work.directory, disk.size, disk.format)
-        if prepared is None:
-            qcow2.create(overlay, size=disk.size)
-        else:
-            prepared.rename(overlay)
-        self._launch(node, overlay, 1)
+            architecture = definition.facts["architecture"]
+            downloads = self.repository.downloads
+            host = Host(work.directory, disk.size, architecture, downloads, self.listener, self.stop)
+            attached = base.prepare(host)
+        qcow2.create(overlay, size=disk.size)
+        self._launch(node, overlay, 1, attached)
         appliance = self._running.appliance
 
         def populate() -> None:
-            if prepared is None:
-                appliance.format(disk.format)
-            else:
-                appliance.grow()
+            appliance.format(disk.format)
             appliance.mount()
-            base.populate(appliance.guest)
+            base.populate(appliance.guest, host)
 
         self._do(node, work, 0, base, None, populate)
         self._freeze(work, None)
@@ -299,13 +296,13 @@ class ChainBuilder:
             self._checkpoint(work)  # QEMU still holds parts of an open overlay in memory: freeze it
         return Finished(node, work, tip, below, {**told, "spent": time.monotonic() - started})
 
-    def _launch(self, node: Node, overlay: Path, files: int) -> None:
+    def _launch(self, node: Node, overlay: Path, files: int, attached: Sequence[Attached] = ()) -> None:
         self.stop.check()
         begun = time.monotonic()
         shape = Shape(self.settings.memory, self.settings.cpus_each(), baseline=baseline(node.definition.facts))
         appliance = launch(
             self.image,
-            [Drive(overlay)],
+            [Drive(overlay), *(Drive(disk.path, disk.format, readonly=True) for disk in attached)],
             shape,
             self.settings,
             log=lambda line: self._log.line(line),

@@ -322,12 +322,17 @@ class Repository:
 
     def download(self, sha256: str) -> Path:
         """Where the download with this SHA-256 is kept, there or not."""
-        return self.root / "downloads" / "sha256" / sha256
+        return self.downloads / "sha256" / sha256
+
+    @property
+    def downloads(self) -> Path:
+        """The directory of downloads: content with a known SHA-256 in ``sha256`` (:mod:`sfvm.sources`)."""
+        return self.root / "downloads"
 
     @property
     def mirror(self) -> Path:
         """The directory of what guests have downloaded over HTTP (:mod:`sfvm.downloads.store`)."""
-        return self.root / "downloads" / "mirror"
+        return self.downloads / "mirror"
 
     def store_download(self, source: Path, sha256: str) -> Path:
         """Keep a copy of *source*, whose content must have this SHA-256; return it.

@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 from sfvm.digest import file_digest
 from sfvm.document import Element
 from sfvm.errors import Place, SpecError
-from sfvm.guest import Guest
+from sfvm.guest import Command, Guest
 from sfvm.steps._common import digest, guest_path
 from sfvm.verbs import JSON
 
@@ -23,7 +23,8 @@ class Unpack:
 
         <unpack from="app.tar.xz" to="/opt/app" sha256="…"/>
 
-    ``sha256``, where given, must be the file's. Members that would land outside are refused.
+    ``sha256``, where given, must be the file's. Members that would land outside, devices anywhere but below ``dev``,
+    and more than there is room for are refused.
     """
 
     element: ClassVar[str] = "unpack"
@@ -61,5 +62,7 @@ class Unpack:
     def run(self, guest: Guest) -> None:
         from sfvm import archives
 
-        archives.check(self.source, self.place)
+        blocks = guest.capture(Command("stat -f -c '%f %S' /sysroot", place="appliance", network=False))
+        free, size = blocks.split()
+        archives.check(self.source, self.source.name, self.place, int(free) * int(size))
         guest.unpack(self.source, self.to)

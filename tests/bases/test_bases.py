@@ -1,6 +1,7 @@
 """The bases that need little: what they read, what they tell, what they refuse."""
 
 import hashlib
+import io
 import shlex
 import tarfile
 from pathlib import Path
@@ -11,7 +12,7 @@ from sfvm.bases.busybox import static
 from sfvm.bases.mmdebstrap import MERGED_USR
 from sfvm.errors import SpecError
 from sfvm.keys import armor
-from tests.verbs import Directory, Maker
+from tests.verbs import Directory, Maker, host
 
 BODY = b"\x04\x00\x00\x00\x00\x16 any other bytes"
 KEY = bytes([0xC6, len(BODY)]) + BODY
@@ -19,10 +20,10 @@ KEY = bytes([0xC6, len(BODY)]) + BODY
 
 def test_empty(make: Maker, guest: Directory) -> None:
     base = make("<empty/>", "bases")
-    base.populate(guest)
+    base.populate(guest, host(guest.root))
     assert list(guest.root.iterdir()) == []
     assert (base.inputs(), base.facts(), base.title()) == ({}, {}, "empty")
-    assert base.prepare(guest.root, 1 << 30, "ext4") is None
+    assert base.prepare(host(guest.root)) == ()
 
 
 def pack(path: Path, name: str) -> str:
@@ -38,7 +39,7 @@ def test_archive(make: Maker, guest: Directory) -> None:
     known = {"distribution": "alpine", "release": "3.20"}
     assert base.inputs() == {"sha256": digest, "facts": known}
     assert base.facts() == known
-    assert base.prepare(guest.root, 1 << 30, "ext4") is None
+    assert base.prepare(host(guest.root)) == ()
 
 
 def test_archive_of_another_content(make: Maker) -> None:
@@ -51,7 +52,20 @@ def test_archive_with_members_outside(make: Maker, name: str) -> None:
     digest = pack(make.specs / "r.tar", name)
     base = make(f'<archive from="r.tar" sha256="{digest}"/>', "bases")
     with pytest.raises(SpecError, match=r"r\.tar is refused: member"):
-        base.prepare(make.home, 1 << 30, "ext4")
+        base.prepare(host(make.home))
+
+
+def test_an_archive_that_unpacks_to_more_than_the_disk(make: Maker) -> None:
+    path = make.specs / "r.tar.gz"
+    path.parent.mkdir()
+    with tarfile.open(path, "w:gz") as tar:
+        member = tarfile.TarInfo("zeros")
+        member.size = 2 << 20
+        tar.addfile(member, io.BytesIO(bytes(member.size)))
+    base = make(f'<archive from="r.tar.gz" sha256="{hashlib.sha256(path.read_bytes()).hexdigest()}"/>', "bases")
+    with pytest.raises(SpecError, match="unpacks to more than 1 MiB") as caught:
+        base.prepare(host(make.home, size=1 << 20))
+    assert "disk" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("kind", ["archive", "image"])
@@ -64,10 +78,10 @@ def test_sources_stay_in_the_directory_of_the_spec(make: Maker, kind: str) -> No
 def words(make: Maker, guest: Directory, xml: str) -> list[str]:
     guest.write("/etc/hostname", b"appliance\n")
     guest.write("/etc/resolv.conf", b"nameserver 169.254.2.3\n")
-    make(xml, "bases").populate(guest)
+    make(xml, "bases").populate(guest, host(guest.root))
     command = guest.commands[-1]
     assert command.place == "appliance"
-    assert command.network
+    assert command.online
     assert command.packages
     *_, install, sync = command.script.splitlines()
     assert sync == "sync --file-system /sysroot", "an error of writing is an error of the base"
@@ -165,7 +179,7 @@ def test_nothing_looks_like_an_option(make: Maker, attributes: str) -> None:
 
 def test_busybox(make: Maker, guest: Directory) -> None:
     base = make("<busybox/>", "bases")
-    base.populate(guest)
+    base.populate(guest, host(guest.root))
     assert static(guest.at("/bin/busybox"))
     assert guest.at("/bin/busybox").stat().st_mode & 0o777 == 0o755
     assert guest.at("/tmp").stat().st_mode & 0o7777 == 0o1777

@@ -35,7 +35,7 @@ def debian(guest: Directory) -> Installing:
 def lines(make: Maker, guest: Directory, xml: str) -> list[str]:
     make(xml).run(guest)
     (command,) = guest.commands
-    assert command.network
+    assert command.online
     assert command.packages
     return command.script.splitlines()
 

@@ -1,0 +1,189 @@
+"""Fetching what has a known SHA-256: resumed where it broke, checked, and kept under its digest.
+
+A draft is ``downloads/partial/<digest>``, locked by whoever writes it: a second process waits, and finds the content.
+A draft that was left behind, by a broken connection or a killed process, is continued.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from sfvm.digest import file_digest
+from sfvm.errors import Place, SfvmError, SpecError
+from sfvm.events import Preparing
+from sfvm.sources import name_of
+from sfvm.sources.remote import Broken, Remote, Unavailable, connect
+from sfvm.verbs import Host
+
+BLOCK = 1 << 20
+RESUMES = 10
+"""So often one transfer is continued, each time with something gained."""
+QUIET = 1.0
+"""Seconds of a transfer before anybody is told of it, and between two words."""
+POLL = 0.1
+
+
+def fetch(url: str, sha256: str, host: Host, place: Place) -> Path:
+    """The file with the content of this digest, from *url* unless it is kept already.
+
+    :raises SpecError: it cannot be had, or *url* has another content
+    :raises Cancelled: *host* stops
+    """
+    kept = host.downloads / "sha256" / sha256
+    if intact(kept, sha256):
+        return kept
+    try:
+        with _draft(host, sha256) as draft:
+            if not intact(kept, sha256):  # another process had the draft
+                _Transfer(url, sha256, host, place).complete(draft)
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                (host.downloads / "partial" / sha256).rename(kept)
+                _sync(kept.parent)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise SpecError(
+            f"{name_of(url)} cannot be kept",
+            place=place,
+            why="the disk is full" if full else f"{error.filename or host.downloads}: {error.strerror or error}",
+            hint="make room (`sfvm gc` frees what nothing needs)" if full else "check owner and permissions",
+        ) from error
+    return kept
+
+
+def intact(path: Path, sha256: str) -> bool:
+    """Whether *path* is a file of this content; one that is damaged is removed."""
+    try:
+        if file_digest(path) == sha256:
+            return True
+    except SfvmError:  # it is not there
+        return False
+    path.unlink(missing_ok=True)
+    return False
+
+
+@contextlib.contextmanager
+def _draft(host: Host, sha256: str) -> Iterator[BinaryIO]:
+    """The draft, locked, at its beginning; it stays unless it is renamed or removed."""
+    path = host.downloads / "partial" / sha256
+    while True:
+        host.stop.check()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(POLL)
+                continue
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                try:
+                    yield file
+                finally:
+                    if os.fstat(file.fileno()).st_size == 0:
+                        path.unlink(missing_ok=True)
+                return
+
+
+class _Transfer:
+    """One content on its way from *url*."""
+
+    def __init__(self, url: str, sha256: str, host: Host, place: Place) -> None:
+        self.url = url
+        self.sha256 = sha256
+        self.host = host
+        self.place = place
+        self.begun = self.told = time.monotonic()
+
+    def complete(self, draft: BinaryIO) -> None:
+        """Make *draft* the whole content, on the disk.
+
+        :raises SpecError: it cannot be had
+        :raises OSError: it cannot be written
+        """
+        path = self.host.downloads / "partial" / self.sha256
+        continued = os.fstat(draft.fileno()).st_size > 0
+        try:
+            found = self._digest(draft)
+            if found != self.sha256 and continued:  # what was left was perhaps the beginning of something else
+                draft.truncate(0)
+                found = self._digest(draft)
+            if found != self.sha256:
+                path.unlink()
+                raise SpecError(
+                    f"{name_of(self.url)} is not what the spec expects",
+                    place=self.place,
+                    why=f"the sha256 of what {self.url} has is {found}",
+                    hint="correct the URL, or the sha256 if the new content is right",
+                )
+            draft.flush()
+            os.fsync(draft.fileno())
+        except OSError:
+            path.unlink(missing_ok=True)  # a full disk: its room is free at once
+            raise
+        finally:
+            if self.told > self.begun:
+                self.host.listener(Preparing(self._what, done=True))
+
+    @property
+    def _what(self) -> str:
+        return f"download of {name_of(self.url)}"
+
+    def _digest(self, draft: BinaryIO) -> str:
+        """Append to *draft* what is missing; return the digest of all."""
+        digest = hashlib.sha256()
+        draft.seek(0)
+        while block := draft.read(BLOCK):
+            self.host.stop.check()
+            digest.update(block)
+        attempts = 0
+        while digest.hexdigest() != self.sha256:
+            start = draft.tell()
+            try:
+                with connect(self.url, start, self.host) as remote:
+                    if remote.offset != start:  # it cannot begin in the middle
+                        draft.seek(0)
+                        draft.truncate()
+                        digest = hashlib.sha256()
+                    self._copy(remote, draft, digest)
+                break
+            except Broken as error:
+                attempts += 1
+                if draft.tell() <= start or attempts > RESUMES:
+                    raise self._failed(str(error), "run the same command again: it goes on where it broke") from error
+            except Unavailable as error:
+                raise self._failed(str(error), error.hint) from error
+        return digest.hexdigest()
+
+    def _copy(self, remote: Remote, draft: BinaryIO, digest: hashlib._Hash) -> None:
+        """:raises Broken: it ended too early"""
+        while block := remote.read(BLOCK):
+            self.host.stop.check()
+            digest.update(block)
+            draft.write(block)
+            self._tell(draft.tell(), remote.size)
+        if remote.size is not None and draft.tell() != remote.size:
+            raise Broken(f"the connection ended after {draft.tell()} of {remote.size} bytes")
+
+    def _tell(self, done: int, size: int | None) -> None:
+        now = time.monotonic()
+        if now - self.told >= QUIET:
+            self.told = now
+            self.host.listener(Preparing(self._what, min(done / size, 1.0) if size else None))
+
+    def _failed(self, why: str, hint: str) -> SpecError:
+        return SpecError(f"{self.url} cannot be fetched", place=self.place, why=why, hint=hint)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,116 @@
+"""sftp://, as ssh does it: the user's known_hosts, configuration, agent and keys. Nothing is asked, nothing added."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+from base64 import b64encode
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import paramiko
+
+from sfvm.sources.remote import STALLED, Broken, Remote, Unavailable
+from sfvm.verbs import Host
+
+SYSTEM_HOSTS = Path("/etc/ssh/ssh_known_hosts")
+REQUESTS = 64
+"""Reads on their way at once, of 32 KiB each."""
+LOST = (OSError, EOFError, paramiko.SSHException)
+
+
+@contextlib.contextmanager
+def open_sftp(url: str, offset: int, host: Host) -> Iterator[Remote]:
+    """What *url* has; its path is absolute, or begins with ``/~/``.
+
+    :raises Unavailable: the server is unknown or another, lets nobody in, or has no such file
+    """
+    parts = urlsplit(url)
+    path = unquote(parts.path).removeprefix("/~/")
+    with paramiko.SSHClient() as client, host.stop.killing(client.close):
+        _connect(client, parts.hostname or "", parts.port, parts.username)
+        try:
+            sftp = client.open_sftp()
+            channel = sftp.get_channel()
+            if channel is not None:
+                channel.settimeout(STALLED)
+            file = sftp.open(path, "rb")
+            size = file.stat().st_size
+        except LOST as error:
+            raise Unavailable(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+        if size is None:
+            raise Unavailable(f"{path}: the server does not tell its size")
+        with file:
+            file.seek(offset)
+            if size > offset:
+                file.prefetch(size, REQUESTS)
+
+            def read(count: int) -> bytes:
+                try:
+                    return bytes(file.read(count))
+                except LOST as error:
+                    host.stop.check()
+                    raise Broken(f"the connection broke ({error or type(error).__name__})") from error
+
+            yield Remote(min(offset, size), size, read)
+
+
+def _connect(client: paramiko.SSHClient, name: str, port: int | None, user: str | None) -> None:
+    configured = _configuration(name)
+    host = str(configured.get("hostname", name))
+    port = port or int(configured.get("port", 22))
+    user = user or str(configured.get("user", "")) or getpass.getuser()
+    keys: Any = [str(Path(key).expanduser()) for key in configured.get("identityfile", [])]  # the stubs want one
+    client.set_missing_host_key_policy(_Refuse(name, port))
+    try:
+        client.load_system_host_keys()
+        if SYSTEM_HOSTS.exists():
+            client.load_system_host_keys(str(SYSTEM_HOSTS))
+        client.connect(
+            host, port, user, timeout=STALLED, banner_timeout=STALLED, auth_timeout=STALLED,
+            key_filename=keys or None,
+        )  # fmt: skip
+    except paramiko.BadHostKeyException as error:
+        raise Unavailable(
+            f"the host key of {name} is not the one in known_hosts: it is {_fingerprint(error.key)}",
+            "somebody may stand in between; if the key was changed on purpose, correct ~/.ssh/known_hosts",
+        ) from error
+    except paramiko.AuthenticationException as error:
+        raise Unavailable(
+            f"{user}@{name} is not let in ({error})",
+            f"`ssh {user}@{name}` must work without a question: ssh-add the key, or name the user in the URL",
+        ) from error
+    except (*LOST, ValueError) as error:
+        raise Unavailable(f"{name} port {port}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _configuration(name: str) -> Any:
+    """What ~/.ssh/config says of the host *name*."""
+    path = Path("~/.ssh/config").expanduser()
+    try:
+        return paramiko.SSHConfig.from_path(str(path)).lookup(name) if path.exists() else {}
+    except (OSError, paramiko.SSHException, ValueError) as error:
+        raise Unavailable(f"{path} cannot be read: {error}", "correct it") from error
+
+
+class _Refuse(paramiko.MissingHostKeyPolicy):
+    """A host that known_hosts does not know is never taken for the right one."""
+
+    def __init__(self, name: str, port: int) -> None:
+        self.name = name
+        self.port = port
+
+    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
+        word = self.name if self.port == 22 else f"-p {self.port} {self.name}"
+        raise Unavailable(
+            f"known_hosts does not have the host {self.name}, whose key is {_fingerprint(key)}",
+            f"compare that with what its owner says, then connect once with `ssh {word}`",
+        )
+
+
+def _fingerprint(key: paramiko.PKey) -> str:
+    """As ssh-keygen -l shows it."""
+    return f"{key.get_name()} SHA256:{b64encode(sha256(key.asbytes()).digest()).decode().rstrip('=')}"
