@@ -98,11 +98,11 @@ class Runner:
             "cwd": command.cwd,
             "user": command.user or "",
             "timeout": "" if command.timeout is None else f"{command.timeout:.3f}",
-            "network": "yes" if command.network else "no",
+            "network": "yes" if command.online else "no",
             "capture": "yes" if capture else "no",
             "packages": "yes" if command.packages else "no",
         }
-        variables = {**(self.supply() if command.packages and command.network else {}), **(command.env or {})}
+        variables = {**(self.supply() if command.packages and command.online else {}), **(command.env or {})}
         environment = " ".join(shlex.quote(f"{name}={value}") for name, value in variables.items())
         settings = [f"{name}={shlex.quote(value)}\n" for name, value in job.items()]
         files = {"job": "".join([*settings, f"environment=({environment})\n"]), "script": command.script}
