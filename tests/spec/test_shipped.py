@@ -12,7 +12,7 @@ from sfvm.tree import node
 SPECS = Path(__file__).parents[2] / "specs"
 LIBRARY = Library([SPECS])
 KNOWN = ("debian", "ubuntu", "centos", "fedora", "opensuse-leap", "arch", "alpine")
-FRAGMENTS = ("cloud-init", "grow-root", "hardening", "serial-console", "sshd", "timezone", "users")
+FRAGMENTS = ("cloud-init", "grow-root", "hardening", "serial-console", "server", "sshd", "timezone", "users")
 
 
 @pytest.mark.parametrize("name", LIBRARY.names())
@@ -72,6 +72,16 @@ def test_sshd(distribution: str, package: str, service: str, tmp_path: Path) -> 
     found = steps("sshd", distribution, tmp_path)
     assert installed(found) == [package]
     assert found[-1].attributes["enable"] == service
+
+
+@pytest.mark.parametrize("name", ["debian-server", "ubuntu-server"])
+def test_a_server_as_it_is_asked_for(name: str) -> None:
+    asked = {"admin": "ann", "key": "ssh-ed25519 AAAA", "zone": "Europe/Berlin", "hardening": "yes"}
+    told = {f"{name}:{param}": value for param, value in asked.items()}
+    plain, titles = ([step.title for step in node.resolve(LIBRARY, [name], given)[-1].steps] for given in ({}, told))
+    more = [title for title in titles if title not in plain]
+    assert {"user ann", "file /etc/sudoers.d/ann", "timezone Europe/Berlin"} < set(more)
+    assert "file /etc/sysctl.d/60-hardening.conf" in more
 
 
 def test_an_admin_with_a_key(tmp_path: Path) -> None:
