@@ -93,7 +93,9 @@ class Packages:
         return f"packages {text if len(text) <= 70 else text[:69] + '…'}"
 
     def inputs(self) -> Mapping[str, JSON]:
-        return {**asdict(self.change), "initramfs": self.initramfs}
+        values = asdict(self.change).items()
+        lists = {name: list(value) if isinstance(value, tuple) else value for name, value in values}
+        return {**lists, "initramfs": self.initramfs}
 
     def run(self, guest: Guest) -> None:
         script = find(guest).script(self.change)
