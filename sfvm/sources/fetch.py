@@ -44,9 +44,7 @@ def fetch(url: str, sha256: str, host: Host, place: Place) -> Path:
         with _draft(host, sha256) as draft:
             if not intact(kept, sha256):  # another process had the draft
                 _Transfer(url, sha256, host, place).complete(draft)
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                (host.downloads / "partial" / sha256).rename(kept)
-                _sync(kept.parent)
+                keep(host.downloads / "partial" / sha256, kept)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise SpecError(
@@ -67,6 +65,25 @@ def intact(path: Path, sha256: str) -> bool:
         return False
     path.unlink(missing_ok=True)
     return False
+
+
+def keep(draft: Path, kept: Path) -> None:
+    """Make the file *draft*, which is complete, the file *kept*; both are on one file system.
+
+    :raises OSError: it cannot be written
+    """
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    _sync(draft)
+    draft.rename(kept)
+    _sync(kept.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -123,7 +140,6 @@ class _Transfer:
                     hint="correct the URL, or the sha256 if the new content is right",
                 )
             draft.flush()
-            os.fsync(draft.fileno())
         except OSError:
             path.unlink(missing_ok=True)  # a full disk: its room is free at once
             raise
@@ -179,11 +195,3 @@ class _Transfer:
 
     def _failed(self, why: str, hint: str) -> SpecError:
         return SpecError(f"{self.url} cannot be fetched", place=self.place, why=why, hint=hint)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
