@@ -61,10 +61,10 @@ class Keys:
                     why="a fingerprint has 40 hexadecimal digits (64 of a key of version 6); a key ID is not enough",
                     hint="gpg --show-keys FILE tells it",
                 )
-        if url and not re.match(r"https?://[^\s]+$", url):
-            raise SpecError(f"key-url {url!r} is not http or https", place=element.place_of("key-url"))
         if not prints:
             url = ""  # a param that was left empty: nothing may be trusted by its address
+        if url and not re.match(r"https?://[^\s]+$", url):
+            raise SpecError(f"key-url {url!r} is not http or https", place=element.place_of("key-url"))
         keys = cls(files, url, prints, element.place)
         for file in files:
             keys._check(file.name, _read(file, element.place), prints if not url else ())
@@ -119,14 +119,28 @@ class Keys:
 
 
 def armor(content: bytes) -> bytes:
-    """*content*, a key or several, as one ASCII-armoured block (RFC 9580, section 6), without its optional checksum.
+    """*content*, a key or several, as one ASCII-armoured block (RFC 9580, section 6), with the checksum that rpm wants.
 
     :raises ValueError: it is damaged
     """
-    body = base64.b64encode(dearmor(content)).decode()
+    binary = dearmor(content)
+    body = base64.b64encode(binary).decode()
     lines = [body[start : start + 64] for start in range(0, len(body), 64)]
+    lines.append("=" + base64.b64encode(_crc24(binary).to_bytes(3, "big")).decode())
     begin, end = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n", "\n-----END PGP PUBLIC KEY BLOCK-----\n"
     return (begin + "\n".join(lines) + end).encode()
+
+
+def _crc24(content: bytes) -> int:
+    """RFC 9580, section 6.1.1."""
+    crc = 0xB704CE
+    for byte in content:
+        crc ^= byte << 16
+        for _ in range(8):
+            crc <<= 1
+            if crc & 0x1000000:
+                crc ^= 0x1864CFB
+    return crc
 
 
 def _read(file: Path, place: Place) -> bytes:

@@ -273,6 +273,17 @@ def check(path: Path) -> None:
     qemu_img("check", "-q", "-U", "json:" + json.dumps({**_opened(path), "backing": None}))
 
 
+def allocated(path: Path) -> tuple[tuple[int, int], ...]:
+    """What *path* itself holds, whatever it lies on: the first byte and the one after the last, in order. Clusters that
+    are zero by a flag count.
+
+    :raises SfvmError: qemu-img fails
+    """
+    alone = "json:" + json.dumps({**_opened(path), "backing": None})
+    parts = json.loads(qemu_img("map", "-U", "--output=json", alone))
+    return tuple((part["start"], part["start"] + part["length"]) for part in parts if part["present"])
+
+
 def seal(
     tip: Path, first_backing: Path | None, parent: Path | None, target: Path, *, stop: Cancellation = NEVER
 ) -> None:

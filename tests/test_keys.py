@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from sfvm.errors import SfvmError, SpecError, StepError
 from sfvm.guest import Command
 from sfvm.keys import DIRECTORY, Keys, armor
 from sfvm.openpgp import fingerprints
+from tests.mirrors.tiny import signer
+from tests.peers.tools import tool
 
 BODY = b"\x04\x00\x00\x00\x00\x16 any other bytes"
 KEY = bytes([0xC6, len(BODY)]) + BODY
@@ -100,3 +103,14 @@ def test_what_cannot_be_trusted_is_an_error_with_its_place(directory: Path, attr
         parse(directory, attributes)
     error: SfvmError = caught.value
     assert error.place is not None
+
+
+def test_rpm_takes_what_is_armoured_here(tmp_path: Path) -> None:
+    """It wants the checksum that others may leave out, and finds every key of the block."""
+    with signer("one") as one, signer("two") as two:
+        both = one.public(tmp_path / "one").read_bytes() + two.public(tmp_path / "two").read_bytes()
+        (tmp_path / "both.asc").write_bytes(armor(both))
+        database = ["--dbpath", str(tmp_path / "db")]
+        subprocess.run([tool("rpmkeys"), *database, "--import", tmp_path / "both.asc"], check=True)
+        found = subprocess.run([tool("rpm"), *database, "-qa"], check=True, capture_output=True, text=True).stdout
+        assert all(made.fingerprint[-8:].lower() in found for made in (one, two))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from sfvm import __version__
-from sfvm.cli import building, completion, doctor, formats, inspecting, publishing, specs, storage, visiting
+from sfvm.cli import building, completion, contents, doctor, formats, inspecting, publishing, specs, storage, visiting
 from sfvm.cli.options import Group
 
 SECTIONS = {
@@ -15,6 +15,8 @@ SECTIONS = {
         inspecting.why,
         inspecting.show,
         inspecting.sbom,
+        contents.inspect,
+        contents.diff,
         inspecting.log,
         visiting.shell,
         visiting.run,

@@ -17,6 +17,7 @@ from sfvm.events import ignore
 from tests.bench import plots
 from tests.bench.appliance import appliance, checkpoint
 from tests.bench.bundling import compose
+from tests.bench.contents import diff
 from tests.bench.debian import debian
 from tests.bench.formats import formats
 from tests.bench.measure import Bench, Result
@@ -29,6 +30,7 @@ SUBJECTS: dict[str, Callable[[Bench], list[Result]]] = {
     "appliance": appliance,
     "checkpoint": checkpoint,
     "siblings": siblings,
+    "diff": diff,
     "compose": compose,
     "formats": formats,
     "debian": debian,

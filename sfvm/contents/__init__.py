@@ -1,0 +1,1 @@
+"""What is in nodes and bundles: compared (``sfvm diff``), and told (``sfvm inspect``)."""

@@ -1,0 +1,103 @@
+"""What can be compared with what: nodes, bundles, lock files. One kind tells more of itself than another; what both
+tell is compared."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sfvm.config import Settings
+from sfvm.contents import bundles, comparison, nodes
+from sfvm.contents.bundles import Bundle
+from sfvm.contents.comparison import Blob, Comparison
+from sfvm.errors import UsageError
+from sfvm.events import Listener, Notice
+from sfvm.guest import Package
+from sfvm.repository import Manifest, Repository
+
+
+@dataclass(frozen=True)
+class State:
+    """One side of a comparison; *packages* are installed, *artifacts* None where there are none, *size* in bytes.
+    *source* is where its files are."""
+
+    kind: str
+    name: str
+    key: str
+    packages: Sequence[Package]
+    size: int
+    source: Manifest | Bundle
+    artifacts: Mapping[str, Blob] | None = None
+
+    @property
+    def label(self) -> str:
+        where = self.source.directory if isinstance(self.source, Bundle) else self.key[:12]
+        return f"{self.name} ({where})"
+
+    def to_json(self) -> dict[str, Any]:
+        where = {"directory": str(self.source.directory)} if isinstance(self.source, Bundle) else {}
+        return {"kind": self.kind, "name": self.name, "key": self.key, **where}
+
+
+def find(word: str, repository: Repository) -> State:
+    """What *word* means: a node (a name, a key, the beginning of one), or the directory of a bundle. A word with a
+    slash is a path; else a node goes before a directory of that name.
+
+    :raises UsageError: nothing
+    :raises SfvmError: it is damaged
+    """
+    path = Path(word)
+    if os.sep in word or word in (".", ".."):
+        if not path.is_dir():
+            raise UsageError(f"there is no bundle {word!r}", why="it is no directory", hint="sfvm bundle makes one")
+        return _bundle(path)
+    try:
+        return _node(repository.manifest(repository.resolve(word)))
+    except UsageError:
+        if path.is_dir():
+            return _bundle(path)
+        raise
+
+
+def _node(manifest: Manifest) -> State:
+    packages = [Package(*package) for package in manifest.packages]
+    return State("node", manifest.name, manifest.key, packages, manifest.size, manifest)
+
+
+def _bundle(directory: Path) -> State:
+    found = bundles.opened(directory)
+    return State("bundle", found.name, found.key, found.packages, found.size, found, found.blobs)
+
+
+def compare(
+    before: State,
+    after: State,
+    repository: Repository,
+    settings: Settings,
+    listener: Listener,
+    *,
+    packages_only: bool = False,
+) -> Comparison:
+    """What the two differ in. Files of nodes are looked at in an appliance; *packages_only* needs none.
+
+    :raises SfvmError: one of them cannot be read, or the appliance cannot be started
+    """
+    installed = comparison.packages(before.packages, after.packages)
+    if packages_only:
+        return Comparison(installed)
+    blobs = None
+    if before.artifacts is not None and after.artifacts is not None:
+        blobs = comparison.artifacts(before.artifacts, after.artifacts)
+    sizes = {before.kind: (before.size, after.size)} if before.kind == after.kind else {}
+    one, other = before.source, after.source
+    if isinstance(one, Manifest) and isinstance(other, Manifest):
+        files, texts = nodes.compare(one, other, repository, settings, listener)
+        return Comparison(installed, None, files, texts, sizes)
+    if isinstance(one, Bundle) and isinstance(other, Bundle):
+        found, diffs, notes = bundles.compare(one, other, lambda message: listener(Notice(message)))
+        return Comparison(installed, blobs, found, diffs, sizes, notes)
+    note = f"a {before.kind} and a {after.kind}: only their packages are compared"
+    return Comparison(installed, notes=(note,))

@@ -1,0 +1,139 @@
+"""The files of a tar, with or without compression, read member by member."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import lzma
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sfvm.contents.entry import Entry
+from sfvm.errors import SfvmError
+
+SUFFIXES = (".tar", ".tar.gz", ".tar.xz", ".tar.zst")
+BLOCK = 1 << 20
+KINDS = {
+    tarfile.DIRTYPE: "directory",
+    tarfile.SYMTYPE: "symlink",
+    tarfile.CHRTYPE: "character device",
+    tarfile.BLKTYPE: "block device",
+    tarfile.FIFOTYPE: "fifo",
+}
+XATTR = "SCHILY.xattr."
+ACLS = {"SCHILY.acl.access": "system.posix_acl_access", "SCHILY.acl.default": "system.posix_acl_default"}
+"""What star and GNU tar call them in PAX headers."""
+
+
+def entries(path: Path) -> dict[bytes, Entry]:
+    """Every member by its path. A hard link has the entry of what it names; ACLs stand among the xattrs, as text.
+
+    :raises SfvmError: it is no tar, or damaged
+    """
+    found: dict[bytes, Entry] = {}
+    firsts: dict[bytes, bytes] = {}
+    with _opened(path) as tar:
+        for member in tar:
+            name = _name(member.name)
+            if member.islnk():
+                target = _name(member.linkname)
+                if target in found:
+                    found[name], firsts[name] = found[target], firsts.get(target, target)
+            else:
+                firsts.pop(name, None)
+                found[name] = _entry(tar, member)
+            tar.members = []  # type: ignore[attr-defined]  # else it keeps all; typeshed leaves it out
+    names = Counter(firsts.values())
+    return {
+        name: replace(entry, links=1 + names[first]) if (first := firsts.get(name, name)) in names else entry
+        for name, entry in found.items()
+    }
+
+
+def contents(path: Path, wanted: Collection[bytes]) -> dict[bytes, bytes]:
+    """The contents of regular files.
+
+    :raises SfvmError: it is no tar, or damaged
+    """
+    found: dict[bytes, bytes] = {}
+    with _opened(path) as tar:
+        for member in tar:
+            if member.isreg() and (name := _name(member.name)) in wanted:
+                found[name] = b"".join(_blocks(tar, member))
+            elif member.islnk() and (target := _name(member.linkname)) in found:
+                found[_name(member.name)] = found[target]
+            tar.members = []  # type: ignore[attr-defined]
+    return {name: content for name, content in found.items() if name in wanted}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+    with ExitStack() as stack:
+        try:
+            file: Any = stack.enter_context(path.open("rb"))
+            # Not left to tarfile: what it unpacks from a stream may end anywhere.
+            if path.suffix == ".gz":
+                file = stack.enter_context(gzip.GzipFile(fileobj=file))
+            elif path.suffix == ".xz":
+                file = stack.enter_context(lzma.LZMAFile(file))
+            elif path.suffix == ".zst":
+                import zstandard
+
+                file = stack.enter_context(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
+            words = {"encoding": "utf-8", "errors": "surrogateescape"}
+            yield stack.enter_context(tarfile.open(fileobj=file, mode="r|", **words))  # type: ignore[call-overload]
+        except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
+            raise _damaged(path, str(error)) from error
+        except Exception as error:  # zstandard's own class, without importing it for nothing
+            if type(error).__name__ != "ZstdError":
+                raise
+            raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path, why: str) -> SfvmError:
+    return SfvmError(f"{path} is no tar archive, or damaged", why=why, hint="make the bundle again")
+
+
+def _entry(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Entry:
+    kind = "file" if member.isreg() else KINDS.get(member.type, "unknown")
+    digest = hashlib.sha256()
+    for block in _blocks(tar, member):
+        digest.update(block)
+    return Entry(
+        kind,
+        member.mode & 0o7777,
+        member.uid,
+        member.gid,
+        member.size if kind == "file" else 0,
+        target=member.linkname.encode("utf-8", errors="surrogateescape") if kind == "symlink" else b"",
+        device=f"{member.devmajor}:{member.devminor}" if kind.endswith("device") else "",
+        xattrs=_xattrs(member),
+        digest=digest.hexdigest() if kind == "file" else "",
+    )
+
+
+def _xattrs(member: tarfile.TarInfo) -> dict[str, str]:
+    found = {
+        key.removeprefix(XATTR): value.encode("utf-8", errors="surrogateescape").hex()
+        for key, value in member.pax_headers.items()
+        if key.startswith(XATTR)
+    }
+    return found | {ACLS[key]: value for key, value in member.pax_headers.items() if key in ACLS}
+
+
+def _blocks(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
+    """The content of a regular member, which is the last one read."""
+    if member.isreg() and (file := tar.extractfile(member)) is not None:
+        while block := file.read(BLOCK):
+            yield block
+
+
+def _name(name: str) -> bytes:
+    """``./usr/bin/`` is ``usr/bin``, the root is ``.``."""
+    return (name.removeprefix("./").strip("/") or ".").encode("utf-8", errors="surrogateescape")
