@@ -6,7 +6,6 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Self
 
 from sfvm import keys
@@ -18,7 +17,7 @@ from sfvm.guest import Command, Guest
 from sfvm.keys import Keys
 from sfvm.managers.manager import Source
 from sfvm.managers.rpm import KEYS, section
-from sfvm.verbs import JSON
+from sfvm.verbs import JSON, Attached, Host
 
 HOME = "/run/sfvm/zypper"
 """Of configuration while zypper runs: the appliance's memory."""
@@ -126,10 +125,10 @@ class Zypper:
     def facts(self) -> Mapping[str, str]:
         return {"distribution": self.distribution, "release": self.release}
 
-    def prepare(self, work: Path, size: int, filesystem: str) -> Path | None:
-        return None
+    def prepare(self, host: Host) -> tuple[Attached, ...]:
+        return ()
 
-    def populate(self, guest: Guest) -> None:
+    def populate(self, guest: Guest, host: Host) -> None:
         files = self.keys.write(guest)
         guest.run(Command(self.script(files), place="appliance", packages=True))
         kept = [f"{KEYS}/{file.rpartition('/')[2]}" for file in files]
