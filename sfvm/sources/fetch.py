@@ -29,6 +29,8 @@ RESUMES = 10
 QUIET = 1.0
 """Seconds of a transfer before anybody is told of it, and between two words."""
 POLL = 0.1
+USED = 86400.0
+"""Seconds after which it is noted again that a content is used."""
 
 
 def fetch(url: str, sha256: str, host: Host, place: Place) -> Path:
@@ -60,6 +62,8 @@ def intact(path: Path, sha256: str) -> bool:
     """Whether *path* is a file of this content; one that is damaged is removed."""
     try:
         if file_digest(path) == sha256:
+            if time.time() - path.stat().st_mtime > USED:
+                os.utime(path)  # gc takes what nobody has used for long
             return True
     except SfvmError:  # it is not there
         return False
