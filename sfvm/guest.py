@@ -37,10 +37,9 @@ class Command:
     place: str = "guest"
     packages: bool = False
 
-    @property
-    def online(self) -> bool:
-        """Whether it has network."""
-        return self.packages if self.network is None else bool(self.network)
+    def __post_init__(self) -> None:
+        if self.network is None:
+            object.__setattr__(self, "network", self.packages)
 
 
 PROXY = "http://127.0.0.1:3128"

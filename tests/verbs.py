@@ -12,6 +12,10 @@ from typing import Any, BinaryIO
 import pytest
 
 from sfvm import document
+from sfvm.downloads.access import Access
+from sfvm.downloads.policy import Policy
+from sfvm.downloads.store import Store
+from sfvm.downloads.transfer import Transfers
 from sfvm.errors import SpecError
 from sfvm.guest import Command, Package
 from sfvm.verbs import Host, registry
@@ -58,6 +62,7 @@ class Directory:
     root: Path
     commands: list[Command] = field(default_factory=list)
     owners: dict[str, str] = field(default_factory=dict)
+    policy: Policy = field(default_factory=Policy)
 
     def at(self, path: str) -> Path:
         assert path.startswith("/")
@@ -123,6 +128,13 @@ class Directory:
 
     def download(self, path: str, target: BinaryIO) -> None:
         target.write(self.read(path))
+
+    def fetch(self, url: str, sha256: str) -> Path:
+        transfers = Transfers(Store(self.root.parent / "downloads"))
+        try:
+            return Access(transfers, self.policy).fetch(url, sha256)
+        finally:
+            transfers.close()
 
     def packages(self) -> Sequence[Package]:
         return ()

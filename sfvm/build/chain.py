@@ -30,6 +30,10 @@ from sfvm.build.log import NodeLog
 from sfvm.build.sealing import Finished, Sealer
 from sfvm.cancellation import Cancellation
 from sfvm.config import Settings
+from sfvm.downloads.access import Access
+from sfvm.downloads.fetched import distinct
+from sfvm.downloads.policy import Policy
+from sfvm.downloads.transfer import Transfers
 from sfvm.errors import SfvmError, StepError
 from sfvm.events import ApplianceStarted, Listener, NodeFound, NodeStarted, StepFinished, StepStarted, Waiting, phase
 from sfvm.guest import CommandFailed
@@ -61,7 +65,8 @@ class Running:
 
 
 class ChainBuilder:
-    """Builds *chain*; one object per chain and build. The appliance is started when the first step needs it."""
+    """Builds *chain*; one object per chain and build. The appliance is started when the first step needs it. *policy*
+    says what each node's steps may download, over *transfers*."""
 
     def __init__(
         self,
@@ -73,6 +78,8 @@ class ChainBuilder:
         *,
         sealed: Callable[[str], None],
         stop: Cancellation,
+        transfers: Transfers,
+        policy: Callable[[Node], Policy],
         shell: Shell | None = None,
     ) -> None:
         self.chain = chain
@@ -82,9 +89,12 @@ class ChainBuilder:
         self.listener = listener
         self.sealed = sealed
         self.stop = stop
+        self.transfers = transfers
+        self.policy = policy
         self.shell = shell
         self.running: Running | None = None
         self.log: NodeLog | None = None
+        self.access: Access
         self.sealer = Sealer(repository, listener, stop, sealed=sealed, failed=self.kill)
 
     def run(self) -> None:
@@ -152,6 +162,7 @@ class ChainBuilder:
             self.sealer.wait()  # a new appliance, or older work, stands on the published parent
         work = self.repository.work(node.key, node.name)
         done = self.repository.adopt(node.base_key, [step.key for step in node.steps], work)
+        self.access = Access(self.transfers, self.policy(node), self.stop)
         if self.running is not None and work.checkpoints:
             self._stop()
         with NodeLog(node.name, self.repository.log_path(node.key), self.listener) as self.log:
@@ -174,6 +185,7 @@ class ChainBuilder:
         size = self._root_disk(node).size
         if self.running is not None:
             assert node.parent is not None  # the node before, which may not be published yet
+            self.running.appliance.grant(self.access)
             below, sealed = self.running.tip, self.repository.overlay(node.parent.key)
             work.begin(node.base_key, sealed, node.parent.key, size, backing_origin=self.running.origin)
             self._checkpoint(work)
@@ -256,7 +268,7 @@ class ChainBuilder:
             return
         frozen = self._running.tip
         self._checkpoint(work)
-        work.record(step_key, frozen)
+        work.record(step_key, frozen, self.access.ledger.take())
 
     def _checkpoint(self, work: Work) -> None:
         running = self._running
@@ -278,6 +290,7 @@ class ChainBuilder:
         running.origin = secrets.token_hex(32)
         told: dict[str, Any] = {
             "origin": running.origin,
+            "fetched": [one.to_json() for one in distinct([*work.fetched, *self.access.ledger.take()])],
             "packages": [[package.name, package.version, package.architecture] for package in packages],
             "seconds": seconds,
             "provenance": {
@@ -310,7 +323,7 @@ class ChainBuilder:
             node=node.name,
             stop=self.stop,
         )
-        appliance.supplied(self.repository.mirror, temporary(self.repository.temporary(), "exchange"), self.listener)
+        appliance.supplied(self.access, temporary(self.repository.temporary(), "exchange"), self.listener)
         self.running = Running(appliance, overlay, files)
         self.stop.check()  # asked just now
         seconds = time.monotonic() - begun

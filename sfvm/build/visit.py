@@ -1,4 +1,4 @@
-"""Looking into a node: a shell or a command on a throw-away overlay of it."""
+"""Looking into a node: a shell or a command on a throw-away overlay of it, with the network that the user allows."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from sfvm.appliance.launch import launch
 from sfvm.appliance.machine import Drive, Shape
 from sfvm.appliance.profile import baseline
 from sfvm.config import Settings
+from sfvm.downloads.access import Access
+from sfvm.downloads.policy import Policy
+from sfvm.downloads.store import Store
+from sfvm.downloads.transfer import Transfers
 from sfvm.errors import UsageError
 from sfvm.events import Listener, Output
 from sfvm.repository import Repository
+from sfvm.repository.files import temporary
 from sfvm.tree import Node
 
 
@@ -71,4 +76,10 @@ def _enter(
             node=name,
         ) as appliance:
             appliance.mount()
-            return appliance.interactive(command)
+            transfers = Transfers(Store(repository.downloads))
+            exchange = temporary(repository.temporary(), "exchange")
+            appliance.supplied(Access(transfers, Policy.of(settings)), exchange, listener)
+            try:
+                return appliance.interactive(command)
+            finally:
+                transfers.close()

@@ -17,6 +17,7 @@ from sfvm.cli.options import (
     complete_built,
     complete_format,
     complete_node,
+    network_options,
     param_option,
     pass_options,
     resolve,
@@ -131,6 +132,7 @@ def format_options(output: str) -> Decorator:
     show_default=True,
     help="When a step fails: stop, open a shell in its guest, or go on with other nodes.",
 )
+@network_options
 @progress_options
 @pass_options
 def build(
@@ -144,6 +146,7 @@ def build(
     arguments: dict[str, str],
     jobs: int | None,
     on_error: str,
+    allow_hosts: tuple[str, ...],
     log: str,
     events: Path | None,
     profile: Path | None,
@@ -167,12 +170,14 @@ def build(
     begun = started()
     names = tuple(dict.fromkeys(nodes))
     resolved = resolve(options, names, arguments)
-    settings = options.settings(jobs)
+    settings = options.settings(jobs, allow_hosts)
     requests = _requests(formats, values)
 
     from sfvm import tree
     from sfvm.build import build as run
+    from sfvm.downloads.policy import Policy
 
+    policy = Policy.of(settings, arguments.values())
     repository = options.open()
     todo = tree.plan(resolved, names, repository)
     log = log if todo.chains or requests else "plain"
@@ -186,7 +191,16 @@ def build(
             found = {node.name: node for node in resolved}
             for name in names:
                 also += bundler.jobs(name, found[name].key, found[name].definition.facts, requests)
-        run(todo, repository, settings, progress.listener, on_error=on_error, shell=_visitor(progress), also=also)
+        run(
+            todo,
+            repository,
+            settings,
+            progress.listener,
+            on_error=on_error,
+            shell=_visitor(progress),
+            also=also,
+            policy=lambda node: policy,
+        )
     if not requests and not todo.chains and not options.quiet:
         click.echo(f"nothing to do: {', '.join(names)} built already", err=True)
 

@@ -35,7 +35,7 @@ class Options:
     no_color: bool = False
     no_warm: bool = False
 
-    def settings(self, jobs: int | None = None) -> Settings:
+    def settings(self, jobs: int | None = None, allow_hosts: Sequence[str] = ()) -> Settings:
         """The settings that follow from these options, the environment and config.toml."""
         from sfvm import config
 
@@ -45,6 +45,7 @@ class Options:
             jobs=jobs,
             specs=self.specs,
             warm=False if self.no_warm else None,
+            allow_hosts=allow_hosts,
         )
 
     def library(self) -> Library:
@@ -134,6 +135,17 @@ def param_option(function: Any) -> Any:
         metavar="[NODE:]NAME=VALUE",
         callback=assignments,
         help="A param of the nodes; repeatable.",
+    )(function)
+
+
+def network_options(function: Any) -> Any:
+    """``--allow-host`` for commands in which something may be downloaded."""
+    return click.option(
+        "--allow-host",
+        "allow_hosts",
+        multiple=True,
+        metavar="HOST",
+        help="Download from there only: example.org, *.example.org, HOST:PORT; repeatable. [any]",
     )(function)
 
 

@@ -11,8 +11,8 @@ The rules, in this order:
    it gets, from wherever it came.
 5. What the user allows: with ``--allow-host`` (or the setting ``allow_hosts``) only these hosts, whoever asks.
 
-Every redirection is judged like the first URL. Tunnels (``CONNECT``, https as the guest speaks it) go to port 443, or to
-a port that is listed with its host.
+Every redirection is judged like the first URL. Tunnels (``CONNECT``, https as the guest speaks it) go to port 443, or
+to a port that is listed with its host.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from sfvm.config import Settings
+from sfvm.errors import UsageError
 
 HOST = "169.254.2.2"
 """Where a guest reaches the host's loopback (libguestfs gives QEMU's network these addresses)."""
@@ -52,8 +53,14 @@ class Policy:
 
     @classmethod
     def of(cls, settings: Settings, values: Iterable[str] = ()) -> Policy:
-        """What the user said: by *settings*, and the *values* of params given on the command line."""
+        """What the user said: by *settings*, and the *values* of params given on the command line.
+
+        :raises UsageError: a host to allow is none
+        """
         hosts = settings.allow_hosts
+        for host in hosts:
+            if not PATTERN.fullmatch(host):
+                raise UsageError(f"{host!r} is no host to allow", hint="example.org, *.example.org or HOST:PORT")
         urls = [place for value in values if (place := _place_of(value)) is not None]
         named = frozenset(place for text in (*hosts, *urls) if (place := _named(text)) is not None)
         return cls(allowed=(*hosts, *sorted(named)) if hosts else None, named=named)

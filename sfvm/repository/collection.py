@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sfvm import qcow2
 from sfvm.downloads.store import Store
-from sfvm.errors import SfvmError
+from sfvm.errors import RepositoryError, SfvmError
 from sfvm.repository.files import Lock, sync, wait, writing
 from sfvm.repository.manifest import KEY
 from sfvm.repository.work import Work
@@ -144,7 +144,7 @@ class _Collector:
         work = self.work(work_age)
         self.quarantine()
         self.finished(needed)
-        for path in (*leftovers(self.repository), *Store(self.repository.mirror).outdated()):
+        for path in (*leftovers(self.repository), *Store(self.repository.downloads).outdated(self.fetched(needed))):
             self.remove(path)
         self.drafts()
         return Removed(tuple(nodes), tuple(work), self.files, self.bytes)
@@ -164,6 +164,14 @@ class _Collector:
                 needed.add(key)
                 key = parent(self.repository, key)
         return needed
+
+    def fetched(self, needed: set[str]) -> set[str]:
+        """The digests of what was downloaded for nodes that stay: with it they can be built again."""
+        digests: set[str] = set()
+        for key in needed:
+            with contextlib.suppress(RepositoryError):  # a damaged manifest is verify's concern
+                digests.update(fetched.sha256 for fetched in self.repository.manifest(key).fetched)
+        return digests
 
     def nodes(self, needed: set[str]) -> list[tuple[str, str]]:
         manifests = {path.stem for path in _paths(self.repository.nodes) if path.suffix == ".json"}

@@ -44,7 +44,7 @@ class Repository:
         names/<name>              what a name has stood for, a JSON line each
         finished/<key>.<digest>/  nodes made ready for a layout, for the next bundle
         work/<key>/               checkpoints and journal of an unfinished build
-        logs/<key>.log, downloads/sha256/, downloads/mirror/, quarantine/, tmp/
+        logs/<key>.log, downloads/sha256/, downloads/url/, quarantine/, tmp/
         lock/<key>                who builds it; lock/leases/: what gc must keep; lock/gc: shared to publish
 
     :raises RepositoryError: it is of a newer version
@@ -326,13 +326,8 @@ class Repository:
 
     @property
     def downloads(self) -> Path:
-        """The directory of downloads: content with a known SHA-256 in ``sha256`` (:mod:`sfvm.sources`)."""
+        """The directory of the download cache (:mod:`sfvm.downloads.store`)."""
         return self.root / "downloads"
-
-    @property
-    def mirror(self) -> Path:
-        """The directory of what guests have downloaded over HTTP (:mod:`sfvm.downloads.store`)."""
-        return self.downloads / "mirror"
 
     def store_download(self, source: Path, sha256: str) -> Path:
         """Keep a copy of *source*, whose content must have this SHA-256; return it.
