@@ -247,11 +247,11 @@ def test_without_the_package_nothing_stays(make: Maker, debian: Installing) -> N
 def test_inputs_and_title(make: Maker) -> None:
     step = make('<packages install=" a\n b " remove="c"/>')
     assert step.inputs() == {
-        "install": ("a", "b"),
-        "groups": (),
-        "remove": ("c",),
-        "hold": (),
-        "unhold": (),
+        "install": ["a", "b"],
+        "groups": [],
+        "remove": ["c"],
+        "hold": [],
+        "unhold": [],
         "upgrade": False,
         "recommends": False,
         "initramfs": True,
