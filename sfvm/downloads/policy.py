@@ -62,7 +62,7 @@ class Policy:
                 raise UsageError(f"{host!r} is no host to allow", hint="example.org, *.example.org or HOST:PORT")
         urls = [place for value in values if (place := _place_of(value)) is not None]
         named = frozenset(place for text in (*hosts, *urls) if (place := _named(text)) is not None)
-        return cls(allowed=(*hosts, *sorted(named)) if hosts else None, named=named)
+        return cls(allowed=(*hosts, *sorted(named)) if hosts else None, named=named, offline=settings.offline)
 
     def asking(self, hosts: tuple[str, ...] | None) -> Policy:
         """The same for a command that may reach *hosts* (None: all that the policy allows)."""
