@@ -37,14 +37,16 @@ class Command:
     place: str = "guest"
     packages: bool = False
 
-    @property
-    def online(self) -> bool:
-        """Whether it has network."""
-        return self.packages if self.network is None else bool(self.network)
+    def __post_init__(self) -> None:
+        if self.network is None:
+            object.__setattr__(self, "network", self.packages)
 
 
 PROXY = "http://127.0.0.1:3128"
 """The proxy of commands with network, in their own network namespace. Names are looked up by it: there is no DNS."""
+LOCKED = "SFVM_LOCKED"
+"""A variable that package managers have, not empty, when all that they fetch is that of a lock: what the repositories
+have signed with a limited validity may be out of date then."""
 KEPT = "/run/sfvm/packages"
 """A directory that is the same one for every package manager of one appliance, and never part of the guest."""
 ATTACHED = "/dev/disk/by-path/pci-0000:00:02.0-scsi-0:0:001:0"

@@ -12,7 +12,7 @@ import os
 import pkgutil
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +20,8 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from sfvm.cancellation import NEVER, Cancellation
 from sfvm.document import Element
+from sfvm.downloads.fetched import Ledger
+from sfvm.downloads.policy import Policy
 from sfvm.errors import Place
 from sfvm.events import Listener, ignore
 from sfvm.guest import Guest
@@ -75,7 +77,7 @@ class Step(Verb, Protocol):
 class Host:
     """What a base may use of the host before the appliance starts: *work* is the node's directory, *size* the bytes of
     its disk, *architecture* the machine's, *downloads* the directory of what was fetched before
-    (:mod:`sfvm.sources`)."""
+    (:mod:`sfvm.sources`), *policy* what may be fetched, and *ledger* takes down what was."""
 
     work: Path
     size: int
@@ -83,6 +85,8 @@ class Host:
     downloads: Path
     listener: Listener = ignore
     stop: Cancellation = NEVER
+    policy: Policy = field(default_factory=Policy)
+    ledger: Ledger = field(default_factory=Ledger)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,10 @@ from typing import Any, BinaryIO
 import pytest
 
 from sfvm import document
+from sfvm.downloads.access import Access
+from sfvm.downloads.policy import Policy
+from sfvm.downloads.store import Store
+from sfvm.downloads.transfer import Transfers
 from sfvm.errors import SpecError
 from sfvm.guest import Command, Package
 from sfvm.verbs import Host, registry
@@ -47,7 +51,14 @@ class Maker:
 
 def host(work: Path, size: int = 1 << 30, **more: Any) -> Host:
     """The host of a base, with everything in the directory *work*."""
-    return Host(work, size, "x86_64", work / "downloads", **more)
+    return Host(work, size, "x86_64", work / "downloads", policy=Policy(named=Anywhere()), **more)
+
+
+class Anywhere(frozenset[str]):
+    """What a user has named who has named every port of the host."""
+
+    def __contains__(self, place: object) -> bool:
+        return True
 
 
 @dataclass
@@ -58,6 +69,7 @@ class Directory:
     root: Path
     commands: list[Command] = field(default_factory=list)
     owners: dict[str, str] = field(default_factory=dict)
+    policy: Policy = field(default_factory=Policy)
 
     def at(self, path: str) -> Path:
         assert path.startswith("/")
@@ -126,6 +138,13 @@ class Directory:
 
     def download(self, path: str, target: BinaryIO) -> None:
         target.write(self.read(path))
+
+    def fetch(self, url: str, sha256: str) -> Path:
+        transfers = Transfers(Store(self.root.parent / "downloads"))
+        try:
+            return Access(transfers, self.policy).fetch(url, sha256)
+        finally:
+            transfers.close()
 
     def packages(self) -> Sequence[Package]:
         return ()

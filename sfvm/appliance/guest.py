@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sfvm.appliance import packages
 from sfvm.appliance.runner import Runner
-from sfvm.errors import ApplianceError
+from sfvm.downloads.access import Access
+from sfvm.errors import ApplianceError, StepError
 from sfvm.guest import Command, CommandFailed, Package
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class ApplianceGuest:
         self.handle = handle
         self.runner = runner
         self.died = died
+        self.access: Access | None = None
 
     @contextlib.contextmanager
     def _calling(self, what: str) -> Iterator[Any]:
@@ -178,6 +180,11 @@ class ApplianceGuest:
             handle.download(path, file.name)
             while block := file.read(SMALL):
                 target.write(block)
+
+    def fetch(self, url: str, sha256: str) -> Path:
+        if self.access is None:
+            raise StepError(f"{url} may not be downloaded", why="nothing is, here")
+        return self.access.fetch(url, sha256)
 
     def packages(self) -> tuple[Package, ...]:
         return packages.installed(self)

@@ -98,6 +98,7 @@ def _ours() -> dict[str, tuple[Path, int]]:
     return {
         "init": (home / "init", 0o755),
         "usr/lib/sfvm/nosync": (home / "nosync", 0o755),
+        "usr/lib/sfvm/relay": (home / "relay", 0o755),
         "usr/lib/sfvm/run": (home / "run", 0o755),
         "usr/lib/sfvm/wait": (home / "wait", 0o755),
         "usr/lib/sfvm/terminal": (home / "terminal", 0o755),

@@ -29,8 +29,9 @@ from sfvm.appliance.terminal import attach
 from sfvm.appliance.waiting import interruptible, quiet
 from sfvm.appliance.warm import State
 from sfvm.cancellation import NEVER, Cancellation
+from sfvm.downloads.access import Access
 from sfvm.errors import ApplianceError
-from sfvm.events import Listener
+from sfvm.events import Listener, Notice
 from sfvm.guest import Command, CommandFailed
 
 if TYPE_CHECKING:
@@ -186,14 +187,22 @@ class Appliance:
         self.scratch.note(self.hypervisor.started(handle))
         self.guest = ApplianceGuest(handle, Runner(handle, self.channel, self._died, self.kill), self._died)
 
-    def supplied(self, downloads: Path, exchange: Path, listener: Listener) -> None:
-        """Let package managers use the host's download cache in *downloads* and, where the CPU is emulated, packages
-        that the host unpacks into the file *exchange*. A VM on another host does not reach ours."""
+    def supplied(self, access: Access, exchange: Path, listener: Listener) -> None:
+        """Let commands have the network, as *access* allows, and, where the CPU is emulated, packages that the host
+        unpacks into the file *exchange*. A VM on another host does not reach ours: it has no network."""
+        self.grant(access)
         if self.connection != "direct" and ":///" not in self.connection:
+            listener(Notice(f"no network for steps: {self.connection} is not on this host"))
             return
         runner = self.guest.runner
         path = exchange if self.profile.emulated else None
-        self.supply = runner.supply = Supply(downloads, path, self.hypervisor, runner.shell, listener)
+        self.supply = runner.supply = Supply(access, path, self.hypervisor, runner.shell, listener)
+
+    def grant(self, access: Access) -> None:
+        """From here on commands have the network as *access* allows."""
+        self.guest.access = access
+        if self.supply is not None:
+            self.supply.access = access
 
     @staticmethod
     def _launch(handle: guestfs.GuestFS) -> None:

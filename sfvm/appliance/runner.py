@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import base64
 import collections
+import contextlib
 import secrets
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sfvm.appliance.channel import LogChannel
 from sfvm.appliance.waiting import interruptible, quiet
 from sfvm.errors import ApplianceError
-from sfvm.guest import Command, CommandFailed
+from sfvm.guest import LOCKED, PROXY, Command, CommandFailed
 
 if TYPE_CHECKING:
     import guestfs
+
+    from sfvm.appliance.supply import Supply
 
 CHUNK = 40 << 10
 """So much of a file, before base64, goes into one call: two of them fit into an argument, which may have 128 KiB
@@ -26,10 +30,28 @@ TAIL = 20
 CAPTURED = 1 << 20
 """So many bytes of a captured output are returned: an answer of the daemon may have 4 MiB."""
 
+ENVIRONMENT = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), PROXY)
+"""Of a command with network."""
+
+
+@dataclass(frozen=True)
+class Relay:
+    """Where the relay of a command connects to on the host, what it says there first, what the command was refused,
+    and whether it has what a lock names only."""
+
+    port: int
+    token: str
+    refused: Sequence[str] = ()
+    locked: bool = False
+
+
+NOBODY = Relay(1, "nobody")
+"""For commands with network in an appliance that has none."""
+
 
 class Runner:
-    """See the module. *died* makes the error for a VM that no longer answers, *kill* ends the VM; *supply* gives
-    variables for the environment of package managers."""
+    """See the module. *died* makes the error for a VM that no longer answers, *kill* ends the VM. *supply* is what
+    commands with network have it by: without one nothing answers them."""
 
     def __init__(
         self,
@@ -42,7 +64,7 @@ class Runner:
         self.channel = channel
         self.died = died
         self.kill = kill
-        self.supply: Callable[[], Mapping[str, str]] = dict
+        self.supply: Supply | None = None
 
     def run(self, command: Command, *, capture: bool = False) -> str:
         """Run *command*; return its stdout when *capture*, else nothing.
@@ -50,7 +72,24 @@ class Runner:
         :raises CommandFailed: with the last lines of its output
         :raises ApplianceError: the VM died
         """
-        number, directory, preparation = self._job(command, capture=capture)
+        with self._online(command) as relay:
+            return self._run(command, relay, capture=capture)
+
+    @contextlib.contextmanager
+    def _online(self, command: Command) -> Iterator[Relay]:
+        """What *command* reaches the network by, while it runs. What it was refused is in the log at the end."""
+        if self.supply is None or not command.network:
+            yield NOBODY
+            return
+        with self.supply.session(command) as (port, session):
+            try:
+                yield Relay(port, session.token, session.refused, session.policy.locked is not None)
+            finally:
+                for line in session.refused:
+                    self.channel.log(f"sfvm: refused: {line}")
+
+    def _run(self, command: Command, relay: Relay, *, capture: bool) -> str:
+        number, directory, preparation = self._job(command, relay, capture=capture)
         tail: collections.deque[str] = collections.deque(maxlen=TAIL)
         log = self.channel.log
 
@@ -72,7 +111,8 @@ class Runner:
             raise self.died("the appliance died", "while a command ran in it")
         output = self._captured(directory) if capture else ""
         if status:
-            raise CommandFailed(status, [*output.splitlines(), *tail][-TAIL:])
+            refused = [f"refused: {line}" for line in relay.refused]
+            raise CommandFailed(status, [*output.splitlines(), *tail, *refused][-TAIL:])
         return output
 
     def _captured(self, directory: str) -> str:
@@ -80,13 +120,15 @@ class Runner:
         encoded = self.shell(f"head -c {CAPTURED} {directory}/output | base64 -w 0; rm -rf {directory}")
         return base64.b64decode(encoded).decode("utf-8", errors="replace")
 
-    def prepare(self, command: Command) -> str:
-        """Put *command* into the appliance's memory; return its directory there (see ``appliance/run``)."""
-        _, directory, preparation = self._job(command)
-        self.shell(preparation)
-        return directory
+    @contextlib.contextmanager
+    def prepared(self, command: Command) -> Iterator[str]:
+        """The directory (see ``appliance/run``) of *command* in the appliance's memory, to be run meanwhile."""
+        with self._online(command) as relay:
+            _, directory, preparation = self._job(command, relay)
+            self.shell(preparation)
+            yield directory
 
-    def _job(self, command: Command, *, capture: bool = False) -> tuple[int, str, str]:
+    def _job(self, command: Command, relay: Relay, *, capture: bool = False) -> tuple[int, str, str]:
         """Give *command* a number and a directory in the appliance, and say what puts it there: all at once, because
         every call costs a noticeable time without KVM."""
         number = secrets.randbits(62)  # so that no output can pass for the end of a command
@@ -98,11 +140,12 @@ class Runner:
             "cwd": command.cwd,
             "user": command.user or "",
             "timeout": "" if command.timeout is None else f"{command.timeout:.3f}",
-            "network": "yes" if command.online else "no",
+            "relay": f"{relay.port} {relay.token}" if command.network else "",
             "capture": "yes" if capture else "no",
             "packages": "yes" if command.packages else "no",
         }
-        variables = {**(self.supply() if command.packages and command.online else {}), **(command.env or {})}
+        locked = {LOCKED: "yes"} if relay.locked and command.packages else {}
+        variables = {**(ENVIRONMENT if command.network else {}), **locked, **(command.env or {})}
         environment = " ".join(shlex.quote(f"{name}={value}") for name, value in variables.items())
         settings = [f"{name}={shlex.quote(value)}\n" for name, value in job.items()]
         files = {"job": "".join([*settings, f"environment=({environment})\n"]), "script": command.script}

@@ -1,74 +1,66 @@
-"""What package managers in a running appliance are given: the host's download cache, and packages unpacked by it.
+"""What commands in a running appliance have of the network: the proxy on the host, and packages unpacked by the host.
 
-Started when the first package manager runs. It is no more than an optimisation: where it cannot be had, one notice says
-so, and everything is fetched and unpacked by the guest itself.
+The proxy starts with the first command that has network, the exchange with the first package manager. Unpacked packages
+are no more than an optimisation: where they cannot be had, one notice says so, and the guest unpacks by itself.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sfvm.appliance.hypervisor import Hypervisor
+from sfvm.downloads.access import Access
 from sfvm.downloads.exchange import Exchange
+from sfvm.downloads.handler import Session
 from sfvm.downloads.proxy import Proxy
-from sfvm.downloads.store import Store
-from sfvm.downloads.upstream import HOST
 from sfvm.errors import ApplianceError
 from sfvm.events import Listener, Notice
+from sfvm.guest import Command
 
 SERIAL = "sfvm-exchange"
 
 
 class Supply:
-    """The supply of one appliance. Downloads are kept in *directory*; the exchange of unpacked packages is the file
-    *exchange* (None: the VM is fast enough itself). *shell* runs a script in the VM and returns its output."""
+    """The supply of one appliance. *access* is what it may have of the network now; the exchange of unpacked packages
+    is the file *exchange* (None: the VM is fast enough itself). *shell* runs a script in the VM and returns its
+    output."""
 
     def __init__(
         self,
-        directory: Path,
+        access: Access,
         exchange: Path | None,
         hypervisor: Hypervisor,
         shell: Callable[[str], str],
         listener: Listener,
     ) -> None:
-        self.directory = directory
+        self.access = access
         self.exchange_path = exchange
         self.hypervisor = hypervisor
         self.shell = shell
         self.listener = listener
-        self._environment: Mapping[str, str] | None = None
         self._exchange: Exchange | None = None
         self._proxy: Proxy | None = None
 
-    def __call__(self) -> Mapping[str, str]:
-        """The environment of a package manager; starts the supply the first time."""
-        if self._environment is None:
-            self._environment = {}
+    @contextlib.contextmanager
+    def session(self, command: Command) -> Iterator[tuple[int, Session]]:
+        """The port of the proxy on the host, and a session of *command* there.
+
+        :raises ApplianceError: the proxy cannot be started
+        """
+        if self._proxy is None:
             try:
-                self._environment = self._start()
+                self._proxy = Proxy()
             except OSError as error:
-                self._without(f"{error.filename or ''} {error.strerror or error}".strip())
-        return self._environment
-
-    def _without(self, why: str) -> None:
-        self.listener(Notice(f"packages are downloaded without the host's download cache ({why})"))
-        self.close()
-
-    def _start(self) -> Mapping[str, str]:
-        device = "none"
-        if self.exchange_path is not None:
-            device = self._attach(self.exchange_path)
-        self._proxy = proxy = Proxy(Store(self.directory), self._exchange)
-        answer = self.shell(
-            f"exec 2>/dev/null; echo {proxy.port} {proxy.credentials} {device} >/run/sfvm/supply; "
-            f"bash -c 'exec 3<>/dev/tcp/{HOST}/{proxy.port}' && echo yes || echo no"
-        )
-        if answer.strip() != "yes":
-            self._without("the helper VM does not reach it")
-            return {}
-        return {"http_proxy": proxy.url}
+                raise ApplianceError("the download proxy cannot be started", why=str(error)) from error
+        if command.packages and self.exchange_path is not None:
+            device, self.exchange_path = self._attach(self.exchange_path), None
+            self._proxy.unpack(self._exchange)
+            self.shell(f"echo {device} >/run/sfvm/supply")
+        hosts = command.network if isinstance(command.network, tuple) else None
+        with self._proxy.session(self.access, hosts) as session:
+            yield self._proxy.port, session
 
     def _attach(self, path: Path) -> str:
         """Give the VM the exchange as a disk; return its device there, or ``none``."""
@@ -91,7 +83,7 @@ class Supply:
         )
 
     def close(self) -> None:
-        """End it. The VM may still run: its package managers find nobody then."""
+        """End it. The VM may still run: its commands find nobody then."""
         if self._proxy is not None:
             self._proxy.close()
             self._proxy = None

@@ -29,9 +29,8 @@ def attach(runner: Runner, path: Path, command: str | None, kill: Callable[[], N
         return _plain(runner, sys.stdin.read() if command is None else command)
     size = shutil.get_terminal_size()
     environment = {"TERM": os.environ.get("TERM", "dumb"), "LINES": str(size.lines), "COLUMNS": str(size.columns)}
-    job = Command(command or SHELL, shell="/bin/sh", env=environment)
-    directory = runner.prepare(job)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+    job = Command(command or SHELL, shell="/bin/sh", env=environment, network=True)
+    with runner.prepared(job) as directory, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.connect(str(path))
         done = threading.Event()
         wake_read, wake_write = os.pipe()
@@ -54,13 +53,13 @@ def attach(runner: Runner, path: Path, command: str | None, kill: Callable[[], N
             worker.join()
             os.close(wake_read)
             os.close(wake_write)
-    return int(runner.shell(f"cat {directory}/status 2>/dev/null || echo 137"))
+        return int(runner.shell(f"cat {directory}/status 2>/dev/null || echo 137"))
 
 
 def _plain(runner: Runner, command: str) -> int:
     log, runner.channel.log = runner.channel.log, lambda line: print(line, flush=True)
     try:
-        runner.run(Command(command, shell="/bin/sh"))
+        runner.run(Command(command, shell="/bin/sh", network=True))
     except CommandFailed as error:
         return error.status
     finally:

@@ -77,8 +77,8 @@ class Dnf:
         url, mirrored = server(element), bool(element.get("mirror"))
         prefix = "sfvm-" if mirrored else ""  # the guest has others by these names
         base = cls(
-            *names(element, "distribution"),
-            *names(element, "release"),
+            names(element, "distribution")[0],
+            names(element, "release")[0],
             tuple(_repository(element, word, url, prefix) for word in element.words("repositories")),
             mirrored,
             names(element, "include"),

@@ -144,6 +144,7 @@ class Mmdebstrap:
             '--aptopt=Acquire::Retries "3"',
             '--aptopt=APT::Sandbox::User "root"',
             f'--aptopt=DPkg::Pre-Install-Pkgs:: "{apt.UNPACKED}"',
+            f"--setup-hook={apt.OLD}",
             '--customize-hook=rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap"',
             *hooks,
             "--customize-hook=" + apt.keep('"$1"'),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Self
 
 from sfvm import keys
@@ -15,7 +14,7 @@ from sfvm.downloads.policy import plain
 from sfvm.errors import Place
 from sfvm.guest import Command, Guest
 from sfvm.keys import Keys
-from sfvm.verbs import JSON
+from sfvm.verbs import JSON, Attached, Host
 
 HOME = "/run/sfvm/pacman"
 """Of configuration and keyring while pacman runs: the appliance's memory."""
@@ -134,10 +133,10 @@ class Pacman:
     def facts(self) -> Mapping[str, str]:
         return {"distribution": self.distribution, "release": "rolling"}
 
-    def prepare(self, work: Path, size: int, filesystem: str) -> Path | None:
-        return None
+    def prepare(self, host: Host) -> tuple[Attached, ...]:
+        return ()
 
-    def populate(self, guest: Guest) -> None:
+    def populate(self, guest: Guest, host: Host) -> None:
         script = self.script(self.keys.write(guest) if self.keys else ())
         guest.run(Command(script, place="appliance", packages=True))
 

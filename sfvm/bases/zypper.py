@@ -6,7 +6,6 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Self
 
 from sfvm import keys
@@ -17,8 +16,8 @@ from sfvm.errors import Place, SpecError
 from sfvm.guest import Command, Guest
 from sfvm.keys import Keys
 from sfvm.managers.manager import Source
-from sfvm.managers.rpm import KEYS, section
-from sfvm.verbs import JSON
+from sfvm.managers.rpm import FINE, KEYS, section
+from sfvm.verbs import JSON, Attached, Host
 
 HOME = "/run/sfvm/zypper"
 """Of configuration while zypper runs: the appliance's memory."""
@@ -27,17 +26,8 @@ DATABASE = "/usr/lib/sysimage/rpm"
 """Where openSUSE's rpm has its database; Debian's default would be the home directory."""
 MACROS = f"%_dbpath {DATABASE}\n%_netsharedpath /dev:/proc:/sys\n"
 """What is mounted there is not the guest's; rpm would give it the owners and modes of the package filesystem."""
-PROXY = """\
-if [ -n "$http_proxy" ]; then
-    mkdir -p /etc/sysconfig
-    printf '%s\\n' PROXY_ENABLED=yes "HTTP_PROXY='$http_proxy'" "HTTPS_PROXY='$http_proxy'" >/etc/sysconfig/proxy
-fi
-"""
 PATTERN = "pattern()={}"
 """What openSUSE's packages of patterns provide; ``pattern:NAME`` wants a libsolv that Debian has not."""
-FINE = 'case $? in 102|103|107) ;; *) exit "$?" ;; esac'
-"""A script: to reboot, or to restart zypper, is advice; a failed script of a package is no failure to rpm either
-(zypper(8), "EXIT CODES")."""
 TRANSLATED = f"""\
 if [ -x /sysroot/usr/bin/rpmdb ]; then
     rpmdb --root /sysroot --exportdb >{HOME}/headers
@@ -126,10 +116,10 @@ class Zypper:
     def facts(self) -> Mapping[str, str]:
         return {"distribution": self.distribution, "release": self.release}
 
-    def prepare(self, work: Path, size: int, filesystem: str) -> Path | None:
-        return None
+    def prepare(self, host: Host) -> tuple[Attached, ...]:
+        return ()
 
-    def populate(self, guest: Guest) -> None:
+    def populate(self, guest: Guest, host: Host) -> None:
         files = self.keys.write(guest)
         guest.run(Command(self.script(files), place="appliance", packages=True))
         kept = [f"{KEYS}/{file.rpartition('/')[2]}" for file in files]
@@ -150,7 +140,6 @@ class Zypper:
                 f"export HOME={HOME} LANG=C.UTF-8\n",
                 f"cat >{HOME}/.rpmmacros <<'END'\n{MACROS}END\n",
                 f"cat >{HOME}/repos.d/all.repo <<'END'\n{sections}END\n",
-                PROXY,
                 MOUNTED,
                 f"rpm --root /sysroot --import {listed}\n",
                 f"{zypper} refresh\n",

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from sfvm.build.scheduler import Job, Schedule, limit, raise_first
 from sfvm.cancellation import Cancellation
 from sfvm.config import Settings
+from sfvm.downloads.policy import Policy
+from sfvm.downloads.store import Store
 from sfvm.errors import RepositoryError, SfvmError, StepError, UsageError
 from sfvm.events import Listener, NodeFailed, Planned, phase
 from sfvm.repository import Repository
@@ -34,6 +36,7 @@ def build(
     on_error: str = "stop",
     shell: Visitor | None = None,
     also: Sequence[Job] = (),
+    policy: Callable[[Node], Policy] | None = None,
 ) -> None:
     """Build every node of *plan* that is not in the repository.
 
@@ -41,6 +44,7 @@ def build(
     appliance still runs) and stop, or ``keep-going`` with the nodes that do not depend on it. Safe to be killed at any
     instant: a later build resumes at the last checkpoint. *also* are jobs that use nodes of the plan: each begins as
     soon as its node is sealed, and counts as an appliance like the chains; their errors are errors of the build.
+    *policy* says what a node's steps may download; without it that follows from *settings*.
 
     :raises StepError: the first step that failed
     :raises BaseException: what a job of *also* has raised first
@@ -65,12 +69,14 @@ def build(
                 f"{gone[0].name} was removed by another process just now", hint="run the same command again"
             )
         for entry in plan.entries:
-            if entry.action == "hit" and repository.current(entry.node.name) != entry.node.key:
-                repository.point(entry.node.name, entry.node.key)
+            node = entry.node
+            if entry.action == "hit" and not node.pin.trial and repository.current(node.name) != node.key:
+                repository.point(node.name, node.key)
         if plan.chains:
             repository.require_space(ROOM + (plan.bytes or 0), "the build")
         if plan.chains or also:
-            _run(plan.chains, also, repository, settings, listener, on_error=on_error, shell=shell)
+            rules = policy or (lambda node: Policy.of(settings))
+            _run(plan.chains, also, repository, settings, listener, on_error=on_error, shell=shell, policy=rules)
 
 
 def _run(
@@ -82,9 +88,11 @@ def _run(
     *,
     on_error: str,
     shell: Visitor | None,
+    policy: Callable[[Node], Policy],
 ) -> None:
     from sfvm.appliance import image as appliance_image  # a build of what is built needs no appliance
     from sfvm.build.chain import ChainBuilder
+    from sfvm.downloads.transfer import Transfers
 
     with phase(listener, "", "appliance image"):
         image = appliance_image.ensure(settings.cache, listener)  # once, before several look for it
@@ -102,6 +110,8 @@ def _run(
             listener,
             sealed=schedule.sealed,
             stop=stop,
+            transfers=transfers,
+            policy=policy,
             shell=shell if on_error == "shell" else None,
         )
         try:
@@ -113,5 +123,9 @@ def _run(
     missing = [node.key for chain in chains for node in chain]
     # What uses a node comes before chains that could begin, too: it was sealed just now, and is in memory.
     todo = [*also, *(job(chain) for chain in chains)]
+    transfers = Transfers(Store(repository.downloads))
     schedule = Schedule(todo, limit(settings), missing, keep_going=on_error == "keep-going")
-    raise_first(schedule.run(), listener)
+    try:
+        raise_first(schedule.run(), listener)
+    finally:
+        transfers.close()

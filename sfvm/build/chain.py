@@ -16,7 +16,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,13 @@ from sfvm.build.log import NodeLog
 from sfvm.build.sealing import Finished, Sealer
 from sfvm.cancellation import Cancellation
 from sfvm.config import Settings
+from sfvm.downloads.access import Access
+from sfvm.downloads.fetched import distinct
+from sfvm.downloads.policy import Policy
+from sfvm.downloads.transfer import Transfers
 from sfvm.errors import SfvmError, StepError
 from sfvm.events import ApplianceStarted, Listener, NodeFound, NodeStarted, StepFinished, StepStarted, Waiting, phase
-from sfvm.guest import CommandFailed
+from sfvm.guest import KEPT, CommandFailed
 from sfvm.repository import Repository, Work
 from sfvm.repository.files import temporary
 from sfvm.spec.model import Disk
@@ -61,7 +65,8 @@ class Running:
 
 
 class ChainBuilder:
-    """Builds *chain*; one object per chain and build. The appliance is started when the first step needs it."""
+    """Builds *chain*; one object per chain and build. The appliance is started when the first step needs it. *policy*
+    says what each node's steps may download, over *transfers*."""
 
     def __init__(
         self,
@@ -73,6 +78,8 @@ class ChainBuilder:
         *,
         sealed: Callable[[str], None],
         stop: Cancellation,
+        transfers: Transfers,
+        policy: Callable[[Node], Policy],
         shell: Shell | None = None,
     ) -> None:
         self.chain = chain
@@ -82,9 +89,12 @@ class ChainBuilder:
         self.listener = listener
         self.sealed = sealed
         self.stop = stop
+        self.transfers = transfers
+        self.policy = policy
         self.shell = shell
         self.running: Running | None = None
         self.log: NodeLog | None = None
+        self.access: Access
         self.sealer = Sealer(repository, listener, stop, sealed=sealed, failed=self.kill)
 
     def run(self) -> None:
@@ -138,7 +148,8 @@ class ChainBuilder:
             lock.enter_context(self.repository.lock(node.key, functools.partial(self._waiting, node), self.stop.asked))
             if self.repository.built(node.key):  # by another process, meanwhile
                 self._stop()
-                self.repository.point(node.name, node.key)
+                if not node.pin.trial:
+                    self.repository.point(node.name, node.key)
                 self.listener(NodeFound(node.name))
                 self.sealed(node.key)
             else:
@@ -152,6 +163,7 @@ class ChainBuilder:
             self.sealer.wait()  # a new appliance, or older work, stands on the published parent
         work = self.repository.work(node.key, node.name)
         done = self.repository.adopt(node.base_key, [step.key for step in node.steps], work)
+        self.access = Access(self.transfers, replace(self.policy(node), locked=node.pin.contents), self.stop)
         if self.running is not None and work.checkpoints:
             self._stop()
         with NodeLog(node.name, self.repository.log_path(node.key), self.listener) as self.log:
@@ -174,6 +186,9 @@ class ChainBuilder:
         size = self._root_disk(node).size
         if self.running is not None:
             assert node.parent is not None  # the node before, which may not be published yet
+            self.running.appliance.grant(self.access)
+            if node.pin.contents is not None:  # a lock may have newer indexes for a child than for its parent
+                self.running.appliance.run(f"rm -rf {KEPT}/*")
             below, sealed = self.running.tip, self.repository.overlay(node.parent.key)
             work.begin(node.base_key, sealed, node.parent.key, size, backing_origin=self.running.origin)
             self._checkpoint(work)
@@ -202,7 +217,10 @@ class ChainBuilder:
         with phase(self.listener, node.name, "preparing"):
             architecture = definition.facts["architecture"]
             downloads = self.repository.downloads
-            host = Host(work.directory, disk.size, architecture, downloads, self.listener, self.stop)
+            host = Host(
+                work.directory, disk.size, architecture, downloads, self.listener, self.stop,
+                self.access.policy, self.access.ledger,
+            )  # fmt: skip
             attached = base.prepare(host)
         qcow2.create(overlay, size=disk.size)
         self._launch(node, overlay, 1, attached)
@@ -256,7 +274,7 @@ class ChainBuilder:
             return
         frozen = self._running.tip
         self._checkpoint(work)
-        work.record(step_key, frozen)
+        work.record(step_key, frozen, self.access.ledger.take())
 
     def _checkpoint(self, work: Work) -> None:
         running = self._running
@@ -278,6 +296,7 @@ class ChainBuilder:
         running.origin = secrets.token_hex(32)
         told: dict[str, Any] = {
             "origin": running.origin,
+            "fetched": [one.to_json() for one in distinct([*work.fetched, *self.access.ledger.take()])],
             "packages": [[package.name, package.version, package.architecture] for package in packages],
             "seconds": seconds,
             "provenance": {
@@ -310,7 +329,7 @@ class ChainBuilder:
             node=node.name,
             stop=self.stop,
         )
-        appliance.supplied(self.repository.mirror, temporary(self.repository.temporary(), "exchange"), self.listener)
+        appliance.supplied(self.access, temporary(self.repository.temporary(), "exchange"), self.listener)
         self.running = Running(appliance, overlay, files)
         self.stop.check()  # asked just now
         seconds = time.monotonic() - begun

@@ -16,6 +16,7 @@ from typing import Any
 
 from sfvm import qcow2
 from sfvm.cancellation import Cancellation
+from sfvm.downloads.fetched import Fetched
 from sfvm.errors import SfvmError
 from sfvm.events import Listener, NodeSealed, phase
 from sfvm.repository import Manifest, Repository, StepRecord, Work
@@ -27,8 +28,8 @@ from sfvm.tree import Node
 class Finished:
     """A *node* whose steps are all done. Its content is in the frozen overlay *tip*, and that of its parent in *below*,
     a file of the same chain (None for a root). *told* is what its manifest needs besides, JSON-able: ``origin`` (see
-    :class:`sfvm.repository.Manifest`), ``packages``, the ``seconds`` of each step, those ``spent`` on all, and
-    ``provenance``. *recorded*: the journal knows all that."""
+    :class:`sfvm.repository.Manifest`), ``packages``, what was ``fetched``, the ``seconds`` of each step, those
+    ``spent`` on all, and ``provenance``. *recorded*: the journal knows all that."""
 
     node: Node
     work: Work
@@ -103,7 +104,7 @@ class Sealer:
 
 
 def publish(finished: Finished, repository: Repository, stop: Cancellation, listener: Listener) -> Manifest:
-    """Put the node into the repository, and let its name stand for it. Its parent is there.
+    """Put the node into the repository, and let its name stand for it, unless it is a trial. Its parent is there.
 
     :raises SfvmError: it cannot be written, or qemu-img fails
     :raises Cancelled: *stop* asks for it
@@ -142,9 +143,11 @@ def publish(finished: Finished, repository: Repository, stop: Cancellation, list
         provenance=told["provenance"],
         depth=node.depth,
         origin=told["origin"],
+        fetched=tuple(map(Fetched.from_json, told.get("fetched", ()))),
         parent_origin=work.backing_origin,
     )
     with phase(listener, node.name, "publishing"):
         repository.publish(node.key, sealed, manifest)
-        repository.point(node.name, node.key)
+        if not node.pin.trial:
+            repository.point(node.name, node.key)
     return manifest

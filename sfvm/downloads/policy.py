@@ -11,19 +11,19 @@ The rules, in this order:
    it gets, from wherever it came.
 5. What the user allows: with ``--allow-host`` (or the setting ``allow_hosts``) only these hosts, whoever asks.
 
-Every redirection is judged like the first URL. Tunnels (``CONNECT``, https as the guest speaks it) go to port 443, or to
-a port that is listed with its host.
+Every redirection is judged like the first URL. Tunnels (``CONNECT``, https as the guest speaks it) go to port 443, or
+to a port that is listed with its host.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from sfvm.config import Settings
+from sfvm.errors import UsageError
 
 HOST = "169.254.2.2"
 """Where a guest reaches the host's loopback (libguestfs gives QEMU's network these addresses)."""
@@ -52,11 +52,17 @@ class Policy:
 
     @classmethod
     def of(cls, settings: Settings, values: Iterable[str] = ()) -> Policy:
-        """What the user said: by *settings*, and the *values* of params given on the command line."""
+        """What the user said: by *settings*, and the *values* of params given on the command line.
+
+        :raises UsageError: a host to allow is none
+        """
         hosts = settings.allow_hosts
+        for host in hosts:
+            if not PATTERN.fullmatch(host):
+                raise UsageError(f"{host!r} is no host to allow", hint="example.org, *.example.org or HOST:PORT")
         urls = [place for value in values if (place := _place_of(value)) is not None]
         named = frozenset(place for text in (*hosts, *urls) if (place := _named(text)) is not None)
-        return cls(allowed=(*hosts, *sorted(named)) if hosts else None, named=named)
+        return cls(allowed=(*hosts, *sorted(named)) if hosts else None, named=named, offline=settings.offline)
 
     def asking(self, hosts: tuple[str, ...] | None) -> Policy:
         """The same for a command that may reach *hosts* (None: all that the policy allows)."""
@@ -136,6 +142,8 @@ def _named(text: str) -> str | None:
 
 def _is_ours(host: str) -> bool:
     """Whether *host*, a name or an address, is the host itself, or what only the host should reach."""
+    import ipaddress  # for builds only
+
     host = host.lower().rstrip(".").partition("%")[0]
     if host == "localhost" or host.endswith(".localhost"):
         return True

@@ -1,9 +1,8 @@
 """The files of the download cache: contents by their SHA-256, and what was last found under a URL.
 
-A directory with ``content/<sha256>`` and ``url/<SHA-256 of the URL>``, a small JSON file that names the content and the
-validators that came with it. URLs are not written anywhere: they may hold secrets. Any number of processes use it
-without locks: files appear by renaming, and a content is compared with its name whenever it is used, so a damaged one
-is no worse than a missing one.
+A directory with ``sha256/<sha256>`` and ``url/<SHA-256 of the URL>``, a small JSON file that names the content and the
+validators that came with it. Any number of processes use it without locks: files appear by renaming, and a content is
+compared with its name before it is used, so a damaged one is no worse than a missing one.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -42,8 +41,9 @@ class Store:
     """The cache in *directory*, which is made when something is first written."""
 
     def __init__(self, directory: Path) -> None:
-        self.contents = directory / "content"
+        self.contents = directory / "sha256"
         self.urls = directory / "url"
+        self._compared: dict[str, tuple[int, int, int]] = {}
 
     def content(self, sha256: str) -> Path:
         """Where the content with this digest is kept, there or not."""
@@ -57,20 +57,33 @@ class Store:
             entry = Entry(**json.loads(place.read_bytes()))
             if not re.fullmatch(r"[0-9a-f]{64}", entry.sha256):
                 raise ValueError
-            file = self.content(entry.sha256).open("rb")
         except (OSError, ValueError, TypeError):
             yield None
             return
+        with self.find(entry.sha256) as file:
+            if file is not None:
+                _touch(place)
+            yield (entry, file) if file is not None else None
+
+    @contextlib.contextmanager
+    def find(self, sha256: str) -> Iterator[BinaryIO | None]:
+        """The content with this digest, its bytes compared with it (once, as long as the file stays what it is)."""
+        path = self.content(sha256)
+        try:
+            file = path.open("rb", buffering=0)
+        except OSError:
+            yield None
+            return
         with file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
-                self.content(entry.sha256).unlink(missing_ok=True)
-                yield None
-                return
-            file.seek(0)
-            for path in (place, self.content(entry.sha256)):
-                with contextlib.suppress(FileNotFoundError):  # gc has just taken it
-                    os.utime(path)
-            yield entry, file
+            if self._compared.get(sha256) != _state(file):
+                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                    path.unlink(missing_ok=True)
+                    yield None
+                    return
+                file.seek(0)
+            _touch(path)
+            self._compared[sha256] = _state(file)
+            yield file
 
     @contextlib.contextmanager
     def draft(self) -> Iterator[Draft | None]:
@@ -78,7 +91,7 @@ class Store:
         path = self.contents / f"new.{os.getpid()}.{secrets.token_hex(6)}"
         try:
             self.contents.mkdir(parents=True, exist_ok=True)
-            file = path.open("xb")
+            file = path.open("x+b", buffering=0)
         except OSError:
             yield None
             return
@@ -102,16 +115,29 @@ class Store:
     def _url(self, url: str) -> Path:
         return self.urls / hashlib.sha256(url.encode()).hexdigest()
 
-    def outdated(self) -> list[Path]:
-        """What gc may remove: not used for :data:`MAX_AGE`, or never finished."""
+    def outdated(self, kept: Collection[str] = ()) -> list[Path]:
+        """What gc may remove: not used for :data:`MAX_AGE`, or never finished; not the contents with digests *kept*."""
         now = time.time()
         found = []
         for directory in (self.urls, self.contents):
             for path in directory.iterdir() if directory.is_dir() else ():
+                if path.name in kept:
+                    continue
                 with contextlib.suppress(FileNotFoundError):
                     if now - path.stat().st_mtime > (ABANDONED if path.name.startswith("new.") else MAX_AGE):
                         found.append(path)
         return sorted(found)
+
+
+def _touch(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):  # gc has just taken it
+        os.utime(path)
+
+
+def _state(file: BinaryIO) -> tuple[int, int, int]:
+    """What changes whenever the content of *file* does, or may have."""
+    found = os.fstat(file.fileno())
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class Draft:
@@ -127,8 +153,10 @@ class Draft:
 
     def write(self, data: bytes) -> bool:
         """Whether there was room for *data*."""
+        rest = memoryview(data)
         try:
-            self.file.write(data)
+            while rest:
+                rest = rest[self.file.write(rest) :]
         except OSError:
             return False
         self.digest.update(data)
@@ -144,7 +172,6 @@ class Draft:
 
         :raises OSError: it cannot be written
         """
-        self.file.flush()
         sha256 = self.digest.hexdigest()
         self.path.replace(self.store.content(sha256))
         return sha256

@@ -1,146 +1,294 @@
-"""Connections to the servers that guests download from, as the host makes them for a guest.
+"""Connections to the servers that things are downloaded from, as far as a policy lets them.
 
-A guest has QEMU's user-mode network, which opens connections in the host's name to wherever the host may go, with two
-exceptions: the guest's own network is 169.254.0.0/16, so link-local addresses of the host's are out of its reach
-(clouds keep credentials there), and the host's loopback is reached at :data:`HOST` alone. Here it is the same.
+What is connected to is what was judged: a name is looked up once, and its address checked. Certificates are verified
+with the host's store. The host's own proxy settings (``http_proxy``, ``https_proxy``, ``no_proxy``) hold; behind such a
+proxy, names are for it to look up.
 """
 
 from __future__ import annotations
 
 import contextlib
 import http.client
-import ipaddress
+import re
 import socket
+import ssl
+import threading
 import urllib.request
 from base64 import b64encode
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from urllib.parse import SplitResult, unquote, urlsplit
+from functools import cached_property
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
-HOST = "169.254.2.2"
-"""Where a guest reaches the host's loopback (libguestfs gives QEMU's network these addresses)."""
+from sfvm import __version__
+from sfvm.downloads.policy import Policy, Refused, authority
+
 STALLED = 60.0
 """Seconds without a byte after which a server counts as gone."""
-UNREACHABLE = "is_loopback", "is_link_local", "is_multicast", "is_unspecified", "is_reserved"
+BLOCK = 1 << 20
+MAX_REDIRECTS = 10
+REDIRECTIONS = (301, 302, 303, 307, 308)
+PORTS = {"http": 80, "https": 443}
 
 
-class Refused(Exception):
-    """A guest may not go there; the message says why."""
+class Broken(OSError):
+    """A server does not do what it should; the message says what."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a guest asked for: *url* without a fragment, *host* and *port* of its server, and the *path* with query."""
+    """What is asked for: *url* without a fragment, *scheme* (http or https), *host* and *port* of its server, and the
+    *path* with query."""
 
     url: str
+    scheme: str
     host: str
     port: int
     path: str
 
     @classmethod
-    def parse(cls, url: str) -> Target:
-        """:raises Refused: it is no plain http URL"""
+    def parse(cls, url: str, policy: Policy) -> Target:
+        """What *url* stands for: http of port 443, or of a place in ``policy.tls``, is https (see
+        :func:`sfvm.downloads.policy.plain`).
+
+        :raises Refused: it is no http or https URL, has a user, or leads where the policy does not let it
+        """
         try:
             parts = urlsplit(url)
-            port = parts.port or 80
-        except ValueError:
-            raise Refused("it is no URL") from None
-        if parts.scheme != "http" or not parts.hostname or parts.username is not None:
-            raise Refused("only http URLs without a user are served")
+            port = parts.port or PORTS[parts.scheme]
+            if not parts.hostname or not re.fullmatch(r"[!-~]+", url):
+                raise ValueError
+        except (ValueError, KeyError):
+            raise Refused("only http and https URLs are served") from None
+        if parts.username is not None:
+            raise Refused("no URL with a user's name is served")
+        host, scheme = parts.hostname, parts.scheme
+        if port == 443 or authority(host, port) in policy.tls:
+            scheme = "https"
+        policy.check(host, port)
         path = SplitResult("", "", parts.path or "/", parts.query, "").geturl()
-        return cls(parts._replace(fragment="").geturl(), parts.hostname, port, path)
+        return cls(f"{scheme}://{_netloc(host, port, scheme)}{path}", scheme, host, port, path)
+
+    @property
+    def netloc(self) -> str:
+        return _netloc(self.host, self.port, self.scheme)
 
 
-def addresses(host: str, port: int) -> list[str]:
-    """The addresses to connect to for *host*.
-
-    :raises Refused: it has none that a guest may reach
-    :raises OSError: it cannot be found
-    """
-    if host == HOST:
-        return ["127.0.0.1"]
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-    reachable = [str(place[0]) for _, _, _, _, place in found if allowed(str(place[0]))]
-    if not reachable:
-        raise Refused("a guest may not go there")
-    return reachable
+def _netloc(host: str, port: int, scheme: str) -> str:
+    name = f"[{host}]" if ":" in host else host
+    return name if port == PORTS[scheme] else f"{name}:{port}"
 
 
-def allowed(text: str) -> bool:
-    """Whether a guest may reach the address *text*."""
-    found = ipaddress.ip_address(text.partition("%")[0])
-    if isinstance(found, ipaddress.IPv6Address):
-        inner = found.ipv4_mapped or found.sixtofour
-        if inner is not None:
-            return allowed(str(inner))
-    return not any(getattr(found, kind) for kind in UNREACHABLE)
-
-
-class Connections:
-    """Connections of one thread, kept open between requests."""
+class Line:
+    """What one request waits on, so that another thread can end it."""
 
     def __init__(self) -> None:
-        self._open: dict[tuple[str, int], http.client.HTTPConnection] = {}
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._cut = False
 
-    def request(self, method: str, target: Target, headers: dict[str, str]) -> http.client.HTTPResponse:
-        """The answer to a request, its body not read yet. The host's own proxy settings hold.
+    def hold(self, used: socket.socket) -> None:
+        """:raises Broken: it is cut"""
+        with self._lock:
+            if self._cut:
+                raise Broken("it was given up")
+            self._socket = used
 
-        :raises Refused: a guest may not go there
-        :raises OSError, http.client.HTTPException: the server cannot be reached, or does not speak HTTP
+    def cut(self) -> None:
+        """Make who waits fail, now or later; from any thread."""
+        with self._lock:
+            self._cut = True
+            if self._socket is not None:
+                with contextlib.suppress(OSError):  # it has just ended
+                    self._socket.shutdown(socket.SHUT_RDWR)
+
+
+Key = tuple[str, str, int, str]
+"""Which connections are as good as each other: scheme, host, port, and the proxy between."""
+
+
+class Answer:
+    """A server's answer. *target* is who gave it, at the end of all redirections."""
+
+    def __init__(
+        self, pool: Pool, key: Key, target: Target, connection: http.client.HTTPConnection, method: str
+    ) -> None:
+        self.target = target
+        self._pool = pool
+        self._key = key
+        self._connection = connection
+        self._response = connection.getresponse()
+        self.status = self._response.status
+        self.reason = self._response.reason
+        self.headers = self._response.headers
+        length = self._response.length
+        none = method == "HEAD" or self.status in (204, 304)
+        self.length: int | None = 0 if none else length
+        """Of the body, in bytes; None where the server does not say."""
+
+    def blocks(self) -> Iterator[bytes]:
+        """The body.
+
+        :raises OSError, http.client.HTTPException: it breaks off
         """
-        proxy = _proxy(target.host)
-        if proxy is None:
-            key, where = (target.host, target.port), target.path
-        else:
-            key, where = (proxy.hostname or "", proxy.port or 80), target.url
-            headers = headers | _credentials(proxy)
-            if not _a_name_or_allowed(target.host):
-                raise Refused("a guest may not go there")
-        kept = self._open.pop(key, None)
+        while block := self._response.read1(BLOCK):
+            yield block
+        if self._response.length:
+            raise http.client.IncompleteRead(b"", self._response.length)
+        self._response.close()  # read1 does not, and the connection would wait for it
+        self._pool.give(self._key, self._connection, usable=not self._response.will_close)
+
+    def close(self) -> None:
+        """Read no more of it."""
+        self._response.close()
+        self._connection.close()
+
+
+class Pool:
+    """Connections that are kept open between requests, for all threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: dict[Key, list[http.client.HTTPConnection]] = {}
+        self._closed = False
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return ssl.create_default_context()
+
+    def ask(self, method: str, target: Target, headers: Mapping[str, str], policy: Policy, line: Line) -> Answer:
+        """The answer to a request, its body not read yet. Redirections of GET are followed. *line* ends it.
+
+        :raises Refused: the policy does not let it go there, or to where it is sent
+        :raises OSError, http.client.HTTPException: a server cannot be reached, or does not do what it should
+        """
+        seen = {target.url}
+        while True:
+            answer = self._ask(method, target, headers, policy, line)
+            location = answer.headers.get("Location")
+            if method != "GET" or answer.status not in REDIRECTIONS or not location:
+                return answer
+            answer.close()
+            target = Target.parse(urljoin(target.url, location), policy)
+            if target.url in seen or len(seen) > MAX_REDIRECTS:
+                raise Broken("it redirects in a loop" if target.url in seen else "it redirects too often")
+            seen.add(target.url)
+
+    def _ask(self, method: str, target: Target, headers: Mapping[str, str], policy: Policy, line: Line) -> Answer:
+        if policy.offline:
+            raise Refused("offline: it is not in the download cache")
+        proxy = _proxy(target)
+        told = {"Host": target.netloc, "User-Agent": f"sfvm/{__version__}", "Accept-Encoding": "identity"}
+        told |= headers
+        where = target.path
+        if proxy is not None and target.scheme == "http":
+            where, told = target.url, told | _credentials(proxy)
+        key = target.scheme, target.host, target.port, proxy.geturl() if proxy else ""
+        kept = self._take(key)
         if kept is not None:
             try:
-                return self._send(kept, key, method, where, headers)
+                line.hold(kept.sock)
+                return self._send(kept, key, method, target, where, told)
             except (OSError, http.client.HTTPException):  # closed meanwhile
                 kept.close()
-        failure: OSError = ConnectionError("it has no address")
-        for host in addresses(*key) if proxy is None else [key[0]]:
-            connection = http.client.HTTPConnection(host, key[1], timeout=STALLED)
-            try:
-                return self._send(connection, key, method, where, headers)
-            except OSError as error:
-                connection.close()
-                del self._open[key]
-                failure = error
-        raise failure
+        connection = self.connect(target, policy)
+        try:
+            line.hold(connection.sock)
+            return self._send(connection, key, method, target, where, told)
+        except BaseException:
+            connection.close()
+            raise
 
     def _send(
-        self, connection: http.client.HTTPConnection, key: tuple[str, int], method: str, where: str,
-        headers: dict[str, str],
-    ) -> http.client.HTTPResponse:  # fmt: skip
-        self._open[key] = connection
+        self,
+        connection: http.client.HTTPConnection,
+        key: Key,
+        method: str,
+        target: Target,
+        where: str,
+        headers: Mapping[str, str],
+    ) -> Answer:
         connection.putrequest(method, where, skip_host=True, skip_accept_encoding=True)
         for name, value in headers.items():
             connection.putheader(name, value)
         connection.endheaders()
-        return connection.getresponse()
+        return Answer(self, key, target, connection, method)
 
-    def drop(self) -> None:
-        """Close them all: after an answer whose body was not read, none may be used again."""
-        for connection in self._open.values():
-            connection.close()
-        self._open.clear()
+    def connect(self, target: Target, policy: Policy) -> http.client.HTTPConnection:
+        """A new connection for requests to *target*; its ``sock`` is open."""
+        proxy = _proxy(target)
+        if proxy is None:
+            connection = http.client.HTTPConnection(target.host, target.port, timeout=STALLED)
+            connection.sock = self._socket(target, policy)
+        else:
+            connection = http.client.HTTPConnection(proxy.hostname or "", proxy.port or 80, timeout=STALLED)
+            if target.scheme == "https":
+                connection.set_tunnel(target.host, target.port, _credentials(proxy))
+            connection.connect()
+        connection.auto_open = 0  # it would look the name up again
+        if target.scheme == "https":
+            try:
+                connection.sock = self._tls.wrap_socket(connection.sock, server_hostname=target.host)
+            except BaseException:
+                connection.close()
+                raise
+        return connection
 
-    def abort(self) -> None:
-        """Make whatever waits for a server fail; from any thread."""
-        for connection in list(self._open.values()):
-            if (open_socket := connection.sock) is not None:
-                with contextlib.suppress(OSError):  # it has just ended
-                    open_socket.shutdown(socket.SHUT_RDWR)
+    def tunnel(self, host: str, port: int, policy: Policy) -> socket.socket:
+        """A connection to *host*, for who speaks TLS over it himself.
+
+        :raises Refused, OSError, http.client.HTTPException: as :meth:`ask`
+        """
+        target = Target(f"https://{host}:{port}", "https", host, port, "")
+        proxy = _proxy(target)
+        if proxy is None:
+            return self._socket(target, policy)
+        connection = http.client.HTTPConnection(proxy.hostname or "", proxy.port or 80, timeout=STALLED)
+        connection.set_tunnel(host, port, _credentials(proxy))
+        connection.connect()
+        return connection.sock
+
+    @staticmethod
+    def _socket(target: Target, policy: Policy) -> socket.socket:
+        name = authority(target.host, 0).rpartition(":")[0].strip("[]")
+        found = socket.getaddrinfo(name, target.port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        reachable = [str(place[0]) for _, _, _, _, place in found]
+        reachable = [address for address in reachable if policy.may_connect(target.host, target.port, address)]
+        failure: OSError | None = None
+        for address in reachable:
+            try:
+                return socket.create_connection((address, target.port), STALLED)
+            except OSError as error:
+                failure = error
+        raise failure or Refused(f"{target.host} is a name of the host itself")
+
+    def _take(self, key: Key) -> http.client.HTTPConnection | None:
+        with self._lock:
+            idle = self._idle.get(key)
+            return idle.pop() if idle else None
+
+    def give(self, key: Key, connection: http.client.HTTPConnection, *, usable: bool) -> None:
+        """*connection* has nothing to do any more."""
+        with self._lock:
+            if usable and not self._closed:
+                self._idle.setdefault(key, []).append(connection)
+                return
+        connection.close()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, {}
+        for connections in idle.values():
+            for connection in connections:
+                connection.close()
 
 
-def _proxy(host: str) -> SplitResult | None:
-    """The host's own HTTP proxy for requests to *host*, as the environment says; never for the host itself."""
-    url = urllib.request.getproxies().get("http")
-    if not url or host == HOST or urllib.request.proxy_bypass(host):
+def _proxy(target: Target) -> SplitResult | None:
+    """The host's own proxy for *target*, as the environment says; never for the host itself."""
+    url = urllib.request.getproxies().get(target.scheme)
+    ours = authority(target.host, 0).startswith(("127.", "[::1]"))
+    if not url or ours or urllib.request.proxy_bypass(target.host):
         return None
     return urlsplit(url if "://" in url else f"http://{url}")
 
@@ -150,11 +298,3 @@ def _credentials(proxy: SplitResult) -> dict[str, str]:
         return {}
     plain = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
     return {"Proxy-Authorization": f"Basic {b64encode(plain.encode()).decode()}"}
-
-
-def _a_name_or_allowed(host: str) -> bool:
-    """Behind a proxy of the host's, names are the proxy's to resolve."""
-    try:
-        return allowed(host)
-    except ValueError:
-        return host != "localhost"

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 from sfvm import apt
 from sfvm.errors import StepError
+from sfvm.guest import LOCKED
 from sfvm.managers.manager import Addition, Manager, Source, placed
 
 COMMAND = (
     "apt-get -q -y -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-unsafe-io -o Dpkg::Options::=--force-confdef "
     "-o Dpkg::Options::=--force-confold -o Acquire::Languages=none -o Acquire::Retries=3 -o Acquire::PDiffs=false "
     f"-o Dir::State::lists={apt.LISTS} -o Dir::Cache::pkgcache={apt.HOME}/pkgcache.bin "
+    f"-o Acquire::Check-Valid-Until=${{{LOCKED}:+false}} "
     f"-o Dir::Cache::srcpkgcache={apt.HOME}/srcpkgcache.bin -o DPkg::Pre-Install-Pkgs::={shlex.quote(apt.UNPACKED)}"
 )
 KEYRINGS = "/etc/apt/keyrings"

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from sfvm import qcow2
 from sfvm.downloads.store import Store
-from sfvm.errors import SfvmError
+from sfvm.errors import RepositoryError, SfvmError
 from sfvm.repository.files import Lock, sync, wait, writing
+from sfvm.repository.kept import Kept
 from sfvm.repository.manifest import KEY
 from sfvm.repository.work import Work
 
@@ -142,7 +143,9 @@ class _Collector:
         work = self.work(work_age)
         self.quarantine()
         self.finished(needed)
-        for path in (*leftovers(self.repository), *Store(self.repository.mirror).outdated()):
+        needed_downloads = self.fetched(needed) | Kept(self.repository.root).all()
+        downloads = Store(self.repository.downloads).outdated(needed_downloads)
+        for path in (*leftovers(self.repository), *downloads):
             self.remove(path)
         return Removed(tuple(nodes), tuple(work), self.files, self.bytes)
 
@@ -154,6 +157,14 @@ class _Collector:
                 needed.add(key)
                 key = parent(self.repository, key)
         return needed
+
+    def fetched(self, needed: set[str]) -> set[str]:
+        """The digests of what was downloaded for nodes that stay: with it they can be built again."""
+        digests: set[str] = set()
+        for key in needed:
+            with contextlib.suppress(RepositoryError):  # a damaged manifest is verify's concern
+                digests.update(fetched.sha256 for fetched in self.repository.manifest(key).fetched)
+        return digests
 
     def nodes(self, needed: set[str]) -> list[tuple[str, str]]:
         manifests = {path.stem for path in _paths(self.repository.nodes) if path.suffix == ".json"}

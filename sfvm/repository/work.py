@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sfvm import qcow2
+from sfvm.downloads.fetched import Fetched, distinct
 from sfvm.repository.files import sync, writing
 
 JOURNAL = "journal"
@@ -19,11 +20,12 @@ JOURNAL = "journal"
 @dataclass
 class State:
     """What a journal says. *numbers* counts the overlay names given out; *checkpoints* are (step key, file name),
-    frozen, each the backing file of the next; *failed* is the overlay of a failed step; *finished* is the last
-    checkpoint's name and what else the node's manifest needs."""
+    frozen, each the backing file of the next; *fetched* is what was downloaded for each of them; *failed* is the
+    overlay of a failed step; *finished* is the last checkpoint's name and what else the node's manifest needs."""
 
     begun: dict[str, Any] | None = None
     checkpoints: list[tuple[str | None, str]] = field(default_factory=list)
+    fetched: list[list[Any]] = field(default_factory=list)
     numbers: int = 0
     failed: tuple[str, str] | None = None
     finished: tuple[str, dict[str, Any]] | None = None
@@ -80,6 +82,11 @@ class Work:
         return tuple(self._state.checkpoints)
 
     @property
+    def fetched(self) -> tuple[Fetched, ...]:
+        """What was downloaded for all checkpoints."""
+        return distinct(Fetched.from_json(one) for some in self._state.fetched for one in some)
+
+    @property
     def failed(self) -> Path | None:
         """The overlay that the failed step left behind."""
         failed = self._state.failed
@@ -117,7 +124,6 @@ class Work:
         """
         if backing_origin is None and backing_key is not None:
             backing_origin = self._origin(backing_key)
-        self._state.checkpoints.clear()
         self._append(
             {
                 "event": "begin",
@@ -146,14 +152,15 @@ class Work:
         self._append({"event": "overlay", "number": number}, durable=False)
         return self.directory / f"{number:04d}.qcow2"
 
-    def record(self, step_key: str | None, overlay: Path) -> None:
-        """The state after the step *step_key* (None: after the base) is complete in *overlay*, frozen from now on.
+    def record(self, step_key: str | None, overlay: Path, fetched: Sequence[Fetched] = ()) -> None:
+        """The state after the step *step_key* (None: after the base) is complete in *overlay*, frozen from now on;
+        *fetched* is what was downloaded since the last one.
 
         :raises RepositoryError: it cannot be written; the checkpoint does not count then
         """
         with writing("a checkpoint", self.directory):
             sync(overlay)
-        self._append({"event": "done", "step": step_key, "overlay": overlay.name})
+        self._append(_done(step_key, overlay.name, [one.to_json() for one in fetched]))
 
     def finish(self, step_key: str, overlay: Path, told: dict[str, Any]) -> None:
         """The node is complete in *overlay*, frozen from now on: *step_key* was its last step, and *told* is what else
@@ -164,7 +171,7 @@ class Work:
         with writing("a checkpoint", self.directory):
             sync(overlay)
         self._append(
-            {"event": "done", "step": step_key, "overlay": overlay.name},
+            _done(step_key, overlay.name, []),
             {"event": "finished", "overlay": overlay.name, "told": told},
         )
 
@@ -217,16 +224,19 @@ class Work:
         :raises RepositoryError: the journal cannot be written
         """
         assert other._state.begun is not None  # it has checkpoints
-        moves = [(key, name, f"{self._state.numbers + i:04d}.qcow2") for i, (key, name) in enumerate(other.records)]
-        moves = moves[:count]
+        records = zip(other.records, other._state.fetched, strict=True)
+        moves = [
+            (key, name, f"{self._state.numbers + number:04d}.qcow2", fetched)
+            for number, ((key, name), fetched) in enumerate(records)
+        ][:count]
         begun = {**other._state.begun, "event": "begin", "key": self.key, "node": self.node}
         begun["numbers"] = self._state.numbers + len(moves)
         with writing("checkpoints", self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
-            for _, old, new in moves:
+            for _, old, new, _ in moves:
                 (other.directory / old).rename(self.directory / new)
             sync(self.directory)
-        self._append(begun, *({"event": "done", "step": key, "overlay": new} for key, _, new in moves))
+        self._append(begun, *(_done(key, new, fetched) for key, _, new, fetched in moves))
         other.discard()
 
     def discard(self) -> None:
@@ -260,6 +270,10 @@ class Work:
             apply(self._state, record)
 
 
+def _done(step_key: str | None, overlay: str, fetched: list[Any]) -> dict[str, Any]:
+    return {"event": "done", "step": step_key, "overlay": overlay, "fetched": fetched}
+
+
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)  # what remains is found the next time
@@ -284,7 +298,7 @@ def read_journal(directory: Path) -> State:
     there = list(state.checkpoints)
     for index, (_, name) in enumerate(there):
         if not (directory / name).exists():
-            del state.checkpoints[index:]
+            del state.checkpoints[index:], state.fetched[index:]
             break
     return state
 
@@ -295,6 +309,7 @@ def apply(state: State, record: dict[str, Any]) -> None:
         case "begin":
             state.begun = record
             state.checkpoints.clear()
+            state.fetched.clear()
             state.failed = state.finished = None
             state.numbers = max(state.numbers, record["numbers"])
         case "backing":
@@ -303,6 +318,7 @@ def apply(state: State, record: dict[str, Any]) -> None:
             state.numbers = record["number"] + 1
         case "done":
             state.checkpoints.append((record["step"], record["overlay"]))
+            state.fetched.append(record.get("fetched", []))
         case "finished":
             state.finished = (record["overlay"], record["told"])
         case "failed":
@@ -311,6 +327,7 @@ def apply(state: State, record: dict[str, Any]) -> None:
             state.failed = None
         case "reset":
             state.checkpoints.clear()
+            state.fetched.clear()
             state.failed = state.finished = None
 
 

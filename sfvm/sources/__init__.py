@@ -7,6 +7,7 @@ alone. ``file:///…`` may lie anywhere: whoever names the digest of a file know
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from sfvm.digest import file_digest
 from sfvm.document import Element
+from sfvm.downloads.fetched import Fetched
 from sfvm.errors import Place, SpecError
 from sfvm.verbs import JSON, Host
 
@@ -82,7 +84,12 @@ class Source:
             return self.path
         from sfvm.sources.fetch import fetch  # few builds fetch
 
-        return fetch(self.url, self.sha256, host, self.place)
+        begun, cached = time.monotonic(), (host.downloads / "sha256" / self.sha256).exists()
+        path = fetch(self.url, self.sha256, host, self.place)
+        if not self.url.startswith("file:"):
+            seconds = round(time.monotonic() - begun, 3)
+            host.ledger.add(Fetched(self.url, self.sha256, path.stat().st_size, seconds, cached))
+        return path
 
 
 def name_of(url: str) -> str:

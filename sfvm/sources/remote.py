@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import socket
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from sfvm import __version__
+from sfvm.downloads.policy import Refused
 from sfvm.verbs import Host
+
+if TYPE_CHECKING:
+    from sfvm.downloads.upstream import Answer
 
 STALLED = 60.0
 """Seconds without a byte after which a server counts as gone."""
@@ -54,14 +54,25 @@ def connect(url: str, offset: int, host: Host) -> AbstractContextManager[Remote]
     :raises Broken: the connection is gone
     :raises Cancelled: *host* stops
     """
-    scheme = urlsplit(url).scheme
-    if scheme == "file":
+    parts = urlsplit(url)
+    if parts.scheme == "file":
         return _file(url, offset, host)
-    if scheme == "sftp":
+    if host.policy.offline:
+        raise Unavailable("offline: it is not in the download cache", "build once without --offline")
+    if parts.scheme == "sftp":
+        _check(parts.hostname or "", parts.port or 22, host)
         from sfvm.sources.sftp import open_sftp  # paramiko takes a third of a second
 
         return open_sftp(url, offset, host)
     return _http(url, offset, host)
+
+
+def _check(name: str, port: int, host: Host) -> None:
+    """:raises Unavailable: the policy does not let it go there"""
+    try:
+        host.policy.check(name, port)
+    except Refused as refused:
+        raise Unavailable(str(refused), "see docs/network.md") from None
 
 
 @contextlib.contextmanager
@@ -87,36 +98,48 @@ def _file(url: str, offset: int, host: Host) -> Iterator[Remote]:
 
 @contextlib.contextmanager
 def _http(url: str, offset: int, host: Host) -> Iterator[Remote]:
-    headers = {"User-Agent": f"sfvm/{__version__}"}
-    if offset:
-        headers["Range"] = f"bytes={offset}-"
-    try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=STALLED)
-    except urllib.error.HTTPError as error:
-        with error:
-            if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and offset:
+    from sfvm.downloads.upstream import Line, Pool, Target  # few builds fetch
+
+    headers = {"Range": f"bytes={offset}-"} if offset else {}
+    line = Line()
+    with contextlib.closing(Pool()) as pool, host.stop.killing(line.cut):
+        try:
+            target = Target.parse(url, host.policy)
+            answer = pool.ask("GET", target, headers, host.policy, line)
+        except Refused as refused:
+            raise Unavailable(str(refused), "see docs/network.md") from None
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no URL after all
+            raise Unavailable(str(error) or type(error).__name__) from error
+        with contextlib.closing(answer):
+            if answer.status == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and offset:
                 again = _http(url, 0, host)
+            elif answer.status not in (200, 206):
+                raise Unavailable(f"the server answers {answer.status} {answer.reason}")
             else:
-                raise Unavailable(f"the server answers {error.code} {error.reason}") from error
-        with again as remote:
-            yield remote
-        return
-    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no URL after all
-        raise Unavailable(str(getattr(error, "reason", error))) from error
-    with response:
-        begins = _begin(response.headers.get("Content-Range", "")) if response.status == 206 else 0
-        length = response.headers.get("Content-Length", "")
+                again = _body(answer, host)
+            with again as remote:
+                yield remote
 
-        def read(count: int) -> bytes:
-            try:
-                return bytes(response.read(count))
-            except (OSError, http.client.HTTPException) as error:
-                host.stop.check()
-                raise Broken(f"the connection broke ({error})") from error
 
-        size = begins + int(length) if length.isdecimal() else None
-        with host.stop.killing(_ender(response)):
-            yield Remote(begins, size, read)
+@contextlib.contextmanager
+def _body(answer: Answer, host: Host) -> Iterator[Remote]:
+    begins = _begin(answer.headers.get("Content-Range", "")) if answer.status == 206 else 0
+    blocks, rest = answer.blocks(), b""
+
+    def read(count: int) -> bytes:
+        nonlocal rest
+        try:
+            while len(rest) < count and (block := next(blocks, b"")):
+                rest += block
+        except http.client.IncompleteRead:
+            pass  # what is missing the caller sees by the size
+        except (OSError, http.client.HTTPException) as error:
+            host.stop.check()
+            raise Broken(f"the connection broke ({error})") from error
+        found, rest = rest[:count], rest[count:]
+        return found
+
+    yield Remote(begins, None if answer.length is None else begins + answer.length, read)
 
 
 def _begin(content_range: str) -> int:
@@ -128,13 +151,3 @@ def _begin(content_range: str) -> int:
     if not first.isdecimal():
         raise Unavailable("the server answers with a part of the content that it does not name")
     return int(first)
-
-
-def _ender(response: Any) -> Callable[[], None]:
-    """What makes a thread that reads *response* go on at once."""
-
-    def end() -> None:
-        with contextlib.suppress(OSError, ValueError), socket.socket(fileno=os.dup(response.fileno())) as connection:
-            connection.shutdown(socket.SHUT_RDWR)
-
-    return end

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Self
 
-from sfvm import __version__
 from sfvm.document import Element
-from sfvm.errors import Place, SpecError, StepError
+from sfvm.errors import Place, SpecError
 from sfvm.guest import Guest
 from sfvm.steps._common import digest, guest_path, mode
 from sfvm.verbs import JSON
-
-BLOCK = 1 << 20
-STALLED = 60.0
-"""Seconds without a byte after which a server counts as gone."""
 
 
 @dataclass(frozen=True)
 class Download:
     """Fetch a file over http(s) and put it into the guest. Its ``sha256`` decides: only that content is accepted, and
-    the URL does not count for the key.
+    the URL does not count for the key. The host fetches it, once: it stays in the download cache.
 
     Example::
 
@@ -69,25 +61,4 @@ class Download:
         return {"sha256": self.sha256, "to": self.to, "mode": f"{self.mode:04o}", "owner": self.owner}
 
     def run(self, guest: Guest) -> None:
-        import http.client  # take long to import, and few specs download
-        import urllib.request
-
-        with tempfile.NamedTemporaryFile(prefix="sfvm-download-") as file:
-            found = hashlib.sha256()
-            try:
-                with urllib.request.urlopen(
-                    urllib.request.Request(self.url, headers={"User-Agent": f"sfvm/{__version__}"}), timeout=STALLED
-                ) as response:
-                    while block := response.read(BLOCK):
-                        found.update(block)
-                        file.write(block)
-            except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no URL after all
-                raise StepError(f"{self.url} cannot be downloaded", why=str(error), hint="try again later") from error
-            file.flush()
-            if found.hexdigest() != self.sha256:
-                raise StepError(
-                    f"{self.url} is not what the spec expects",
-                    why=f"its sha256 is {found.hexdigest()}",
-                    hint="correct the url, or the sha256 if the new content is right",
-                )
-            guest.upload(Path(file.name), self.to, mode=self.mode, owner=self.owner)
+        guest.upload(guest.fetch(self.url, self.sha256), self.to, mode=self.mode, owner=self.owner)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from sfvm.document import Element
+from sfvm.downloads.policy import PATTERN
 from sfvm.errors import Place, SpecError
 from sfvm.guest import Command, Guest
 from sfvm.steps._common import guest_path
@@ -22,7 +23,12 @@ class Run:
 
     Example::
 
-        <run network="no" timeout="60">nginx -t</run>
+        <run timeout="60">nginx -t</run>
+        <run network="example.org *.example.net">/opt/vendor/register</run>
+
+    It has no network unless it asks: ``network="yes"``, or the hosts that it may reach (``*.DOMAIN`` stands for all of
+    a domain), over http and https, through the proxy that ``http_proxy`` and ``https_proxy`` name. What it downloads is
+    not part of the key: to be sure to get the same again, use ``download``.
 
     The spec's params and the facts are environment variables; ``${…}`` is the shell's. ``shell`` is the interpreter
     (default ``/bin/sh -e``; a script that begins with ``#!`` names its own), ``env`` more variables
@@ -30,7 +36,7 @@ class Run:
     """
 
     element: ClassVar[str] = "run"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     schema: ClassVar[str] = """
     <element name="run">
       <optional><attribute name="shell"><ref name="string"/></attribute></optional>
@@ -38,7 +44,7 @@ class Run:
       <optional><attribute name="user"><ref name="word"/></attribute></optional>
       <optional><attribute name="env"><ref name="string"/></attribute></optional>
       <optional><attribute name="timeout"><ref name="integer"/></attribute></optional>
-      <optional><attribute name="network"><ref name="yes-no"/></attribute></optional>
+      <optional><attribute name="network"><ref name="words"/></attribute></optional>
       <text/>
     </element>"""
 
@@ -48,7 +54,7 @@ class Run:
     user: str | None
     environment: Mapping[str, str]
     timeout: float | None
-    network: bool
+    network: bool | tuple[str, ...]
     place: Place
 
     @classmethod
@@ -77,7 +83,7 @@ class Run:
             element.get("user"),
             environment,
             float(timeout) if timeout else None,
-            element.flag("network", True),
+            _network(element),
             element.place,
         )
 
@@ -93,7 +99,7 @@ class Run:
             "cwd": self.cwd,
             "user": self.user,
             "environment": dict(self.environment),
-            "network": self.network,
+            "network": self.network if isinstance(self.network, bool) else list(self.network),
         }
 
     def run(self, guest: Guest) -> None:
@@ -108,6 +114,24 @@ class Run:
                 network=self.network,
             )
         )
+
+
+def _network(element: Element) -> bool | tuple[str, ...]:
+    """The attribute ``network``.
+
+    :raises SpecError: it is neither yes, no, nor hosts
+    """
+    words = element.words("network") or ("no",)
+    if words in (("yes",), ("no",)):
+        return words == ("yes",)
+    for word in words:
+        if word in ("yes", "no") or not PATTERN.fullmatch(word):
+            raise SpecError(
+                f"network: {word!r} is no host",
+                place=element.place_of("network"),
+                hint="yes, no, or hosts: example.org *.example.net",
+            )
+    return words
 
 
 def _environment(element: Element) -> dict[str, str]:

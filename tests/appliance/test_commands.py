@@ -115,29 +115,14 @@ def test_shell(appliance: Appliance) -> None:
     assert failed.value.status == 127
 
 
-def test_network_only_where_wanted(appliance: Appliance) -> None:
-    script = "ip -o link | wc -l; ls /etc/resolv.conf 2>/dev/null || true"
-    assert appliance.guest.capture(Command(script, network=False)).split() == ["1"]
-    assert appliance.guest.capture(Command(script)).split() == ["2", "/etc/resolv.conf"]
-    assert appliance.guest.capture(Command("ip -o link | wc -l", place="appliance", network=False)).strip() == "1"
-
-
-def test_resolver_is_only_lent(appliance: Appliance) -> None:
-    guest = appliance.guest
-    lent = Command("grep -q nameserver /etc/resolv.conf")
-    guest.run(lent)
-    assert not guest.exists("/etc/resolv.conf")
-    guest.write("/etc/resolv.conf", b"# mine\n", mode=0o640)
-    guest.run(lent)
-    assert guest.read("/etc/resolv.conf") == b"# mine\n"
-    assert guest.capture(Command("stat -c %a /etc/resolv.conf", network=False)) == "640\n"
-    guest.symlink("/etc/resolv.conf", "../run/somewhere")
-    guest.run(lent)
-    assert guest.capture(Command("readlink /etc/resolv.conf", network=False)) == "../run/somewhere\n"
-    guest.run(Command("rm /etc/resolv.conf; echo chosen >/etc/resolv.conf"))
-    assert guest.read("/etc/resolv.conf") == b"chosen\n"
-    guest.remove("/etc/resolv.conf")
-    assert guest.capture(Command("ls -A /etc", network=False)).split() == ["group", "passwd"]
+@pytest.mark.parametrize("network", [False, True])
+@pytest.mark.parametrize("place", ["guest", "appliance"])
+def test_a_loopback_of_its_own(appliance: Appliance, network: bool, place: str) -> None:
+    """And no other network, with network or without."""
+    script = "cat /proc/net/dev /proc/net/route; ls /etc/resolv.conf 2>/dev/null || true"
+    *_, lo, routes = appliance.guest.capture(Command(script, network=network, place=place)).splitlines()
+    assert lo.split(":")[0].strip() == "lo"
+    assert routes.startswith("Iface")
 
 
 def test_a_large_script(appliance: Appliance) -> None:

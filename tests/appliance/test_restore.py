@@ -100,11 +100,10 @@ def test_a_restored_one_sees_its_own_disk_and_the_time(launcher: Launcher) -> No
     with launcher(launcher.disk("3G")) as appliance:
         assert appliance.restored
         assert works(appliance)
-        told = appliance.run(f"blockdev --getsize64 {appliance.device(0)}; date +%s; cat /etc/resolv.conf; ip -br addr")
+        told = appliance.run(f"blockdev --getsize64 {appliance.device(0)}; date +%s; cat /proc/net/fib_trie")
         size, seconds, *network = told.splitlines()
         assert int(size) == 3 << 30
         assert abs(int(seconds) - time.time()) < 60
-        assert network[0] == "nameserver 169.254.2.3"
         assert any("169.254.2.15" in line for line in network)
         appliance.checkpoint(launcher.home / "over.qcow2")
         assert appliance.guest.read("/file") == b"content"

@@ -18,10 +18,13 @@ from sfvm.appliance.hypervisor import Direct
 from sfvm.appliance.image import Image
 from sfvm.appliance.machine import Appliance
 from sfvm.downloads import exchange
-from sfvm.downloads.upstream import HOST
+from sfvm.downloads.access import Access
+from sfvm.downloads.policy import Policy
+from sfvm.downloads.store import Store
+from sfvm.downloads.transfer import Transfers
 from sfvm.errors import ApplianceError
 from sfvm.events import Event, Notice
-from sfvm.guest import KEPT, Command
+from sfvm.guest import KEPT, PROXY, Command, CommandFailed
 from tests.appliance.conftest import boot, disk, install
 
 pytestmark = pytest.mark.vm
@@ -40,7 +43,7 @@ def make(tree: Path, package: Path, version: str) -> None:
 
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """A directory with packages on a server of the test's own, and its URL as a guest reaches it."""
+    """A directory with packages on a server of the test's own, and its URL."""
     directory = tmp_path_factory.mktemp("mirror")
     for version in ("1", "2"):
         make(directory / f"tree-{version}", directory / f"some_{version}_all.deb", version)
@@ -52,7 +55,7 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(directory))) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield directory, f"http://{HOST}:{server.server_address[1]}"
+        yield directory, f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
         thread.join()
 
@@ -63,12 +66,20 @@ def told() -> list[Event]:
 
 
 @pytest.fixture
-def appliance(image: Image, tmp_path: Path, told: list[Event]) -> Iterator[Appliance]:
+def access(tmp_path: Path, mirror: tuple[Path, str]) -> Iterator[Access]:
+    """To the mirror, which the user has named."""
+    transfers = Transfers(Store(tmp_path / "downloads"))
+    yield Access(transfers, Policy(named=frozenset({mirror[1].removeprefix("http://")})))
+    transfers.close()
+
+
+@pytest.fixture
+def appliance(image: Image, tmp_path: Path, told: list[Event], access: Access) -> Iterator[Appliance]:
     with boot(image, disk(tmp_path / "disk.qcow2"), []) as running:
         running.format("ext4")
         running.mount()
         install(running)
-        running.supplied(tmp_path / "cache", tmp_path / "exchange", told.append)
+        running.supplied(access, tmp_path / "exchange", told.append)
         yield running
     assert not (tmp_path / "exchange").exists()
 
@@ -77,22 +88,69 @@ def capture(appliance: Appliance, script: str, place: str = "guest", network: bo
     return appliance.guest.capture(Command(script, place=place, network=network, packages=True))
 
 
-def test_what_is_downloaded_is_kept(appliance: Appliance, mirror: tuple[Path, str], tmp_path: Path) -> None:
+def test_what_is_downloaded_is_kept(appliance: Appliance, mirror: tuple[Path, str], access: Access) -> None:
     directory, url = mirror
     (directory / "file.deb").write_bytes(b"content")
     assert capture(appliance, f"wget -q -O - {url}/file.deb") == "content"
-    kept = tmp_path / "cache" / "content" / hashlib.sha256(b"content").hexdigest()
-    assert kept.read_bytes() == b"content"
+    digest = hashlib.sha256(b"content").hexdigest()
+    assert access.store.content(digest).read_bytes() == b"content"
+    (fetched,) = access.ledger.take()
+    assert (fetched.url, fetched.sha256, fetched.size) == (f"{url}/file.deb", digest, 7)
     assert not appliance.guest.exists("/run/sfvm"), "nothing of it is in the guest"
 
 
-def test_only_package_managers_are_told(appliance: Appliance) -> None:
-    ask = "echo ${http_proxy:-none}"
-    assert appliance.guest.capture(Command(ask)) == "none\n"
-    assert capture(appliance, ask, network=False) == "none\n"
-    assert capture(appliance, ask).startswith("http://sfvm:")
+def test_who_has_network_is_told(appliance: Appliance) -> None:
+    ask = "echo ${http_proxy:-none} ${HTTPS_PROXY:-none}"
+    assert appliance.guest.capture(Command(ask)) == "none none\n"
+    assert capture(appliance, ask, network=False) == "none none\n"
+    assert capture(appliance, ask) == f"{PROXY} {PROXY}\n"
     own = Command(ask, env={"http_proxy": "http://mine.invalid"}, packages=True)
-    assert appliance.guest.capture(own) == "http://mine.invalid\n"
+    assert appliance.guest.capture(own).startswith("http://mine.invalid ")
+
+
+REACH = """for place in 127.0.0.1:3128 127.0.0.1:{port} 169.254.2.2:{port} 169.254.2.2:{proxy}; do
+    nc -w 5 ${{place%:*}} ${{place#*:}} </dev/null && echo reached || echo none
+done
+nslookup localhost. 169.254.2.3 >/dev/null 2>&1 && echo looked up || echo none
+wget -q -O - {url} 2>&1 || echo refused
+"""
+
+
+def test_what_a_command_reaches(appliance: Appliance, mirror: tuple[Path, str], access: Access) -> None:
+    """The host's own ports are there for nobody; servers are, by the proxy, for those who may."""
+    directory, url = mirror
+    (directory / "page").write_bytes(b"page\n")
+    capture(appliance, "true")  # starts the proxy
+    assert appliance.supply is not None and appliance.supply._proxy is not None
+    port, proxy = url.rpartition(":")[2], appliance.supply._proxy.port
+    script = REACH.format(port=port, proxy=proxy, url=f"{url}/page")
+
+    def lines(network: bool | tuple[str, ...]) -> list[str]:
+        return appliance.guest.capture(Command(script, network=network)).splitlines()
+
+    *direct, _, asked = lines(False)
+    assert (direct, asked) == (["none"] * 5, "refused")
+    for network, answer in [(("example.org",), "refused"), ((url.removeprefix("http://"),), "page"), (True, "page")]:
+        there, *others, last = lines(network)
+        assert there == "reached"
+        assert others[:4] == ["none"] * 4
+        assert last == answer
+    assert [fetched.url for fetched in access.ledger.take()] == [f"{url}/page"]
+
+
+def test_a_refusal_is_told(appliance: Appliance) -> None:
+    with pytest.raises(CommandFailed) as failed:
+        appliance.guest.run(Command("wget -q http://127.0.0.1:1/", network=True))
+    assert "refused: http://127.0.0.1:1/: 127.0.0.1:1 is the host itself" in failed.value.output[-1]
+
+
+def test_nothing_outside_is_seen(appliance: Appliance) -> None:
+    """Nor through the appliance's root: processes there have more network."""
+    script = "ls -d /proc/1/root/proc/[0-9]*; ls /proc/1/root/proc | grep -c '^[0-9]'; pidof perl || echo none"
+    *own, count, perl = appliance.guest.capture(Command(script, network=True)).split()
+    assert int(count) < 8
+    assert len(own) < 8
+    assert perl == "none"
 
 
 def test_what_is_kept_for_each_other(appliance: Appliance) -> None:
@@ -157,39 +215,28 @@ def test_without_the_exchange(
     assert isinstance(notice, Notice) and "no such bus" in notice.message
 
 
-def test_without_the_proxy(
-    appliance: Appliance, mirror: tuple[Path, str], told: list[Event], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_proxy(appliance: Appliance, monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(*_: object) -> None:
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr("sfvm.appliance.supply.Proxy", nothing)
-    directory, url = mirror
-    for _ in range(2):
-        capture(appliance, FETCH.format(url=url) + HOOK)
-    assert appliance.guest.read("/some_1_all.deb") == (directory / "some_1_all.deb").read_bytes()
-    (notice,) = told
-    assert isinstance(notice, Notice) and "Too many open files" in notice.message
+    with pytest.raises(ApplianceError, match="the download proxy cannot be started") as failed:
+        capture(appliance, "true")
+    assert "Too many open files" in str(failed.value.why)
 
 
-def test_a_proxy_that_the_vm_does_not_reach(
-    appliance: Appliance, told: list[Event], monkeypatch: pytest.MonkeyPatch
+def test_a_domain_of_another_host(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, appliance: Appliance, access: Access, told: list[Event]
 ) -> None:
-    monkeypatch.setattr("sfvm.downloads.proxy.Proxy.port", 1)
-    assert capture(appliance, "echo ${http_proxy:-none}") == "none\n"
-    (notice,) = told
-    assert isinstance(notice, Notice) and "does not reach it" in notice.message
-
-
-def test_a_domain_of_another_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, appliance: Appliance) -> None:
     """Its loopback is not ours."""
     monkeypatch.setattr(machine.Appliance, "connection", "qemu+ssh://elsewhere/system")
-    appliance.supply = None
-    appliance.guest.runner.supply = dict
-    appliance.supplied(tmp_path / "cache", tmp_path / "exchange", lambda event: None)
+    appliance.supply = appliance.guest.runner.supply = None
+    appliance.supplied(access, tmp_path / "exchange", told.append)
     assert appliance.supply is None
+    assert "no network for steps" in str(told)
+    assert capture(appliance, "wget -q http://example.org/ || echo none").strip() == "none"
     monkeypatch.setattr(machine.Appliance, "connection", "qemu:///system")
-    appliance.supplied(tmp_path / "cache", tmp_path / "exchange", lambda event: None)
+    appliance.supplied(access, tmp_path / "exchange", told.append)
     assert appliance.supply is not None
 
 

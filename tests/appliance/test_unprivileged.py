@@ -81,15 +81,20 @@ assert len(drawn) == 6, drawn
 print(len(store.states()), told)
 """
 SUPPLIED = """
-from sfvm.guest import Command
+from sfvm.downloads.access import Access
+from sfvm.downloads.policy import Policy
+from sfvm.downloads.store import Store
+from sfvm.downloads.transfer import Transfers
+from sfvm.guest import PROXY, Command
 with boot() as appliance:
     appliance.format("ext4")
     appliance.mount()
-    appliance.supplied(home / "mirror", home / "exchange", listen)
-    command = Command("echo $http_proxy; read -r _ _ disk </run/sfvm/supply; blockdev --getsize64 $disk",
+    transfers = Transfers(Store(home / "downloads"))
+    appliance.supplied(Access(transfers, Policy()), home / "exchange", listen)
+    command = Command("echo $http_proxy; read -r disk </run/sfvm/supply; blockdev --getsize64 $disk",
                       place="appliance", packages=True)
     proxy, size = appliance.guest.capture(command).split()
-    assert proxy.startswith("http://sfvm:"), proxy
+    assert proxy == PROXY, proxy
     assert int(size) == (home / "exchange").stat().st_size
     appliance.checkpoint(home / "d.qcow2")
 print(told, (home / "exchange").exists())

@@ -90,11 +90,11 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
 def test_gc_removes_what_nobody_has_used(tmp_path: Path) -> None:
     repository = Repository(tmp_path / "repository")
     repository.make()
-    store = Store(repository.mirror)
+    store = Store(repository.downloads)
     for name in ("old", "used"):
         keep(store, name.encode(), name)
     long_ago = time.time() - MAX_AGE - 60
-    for path in repository.mirror.rglob("*"):
+    for path in repository.downloads.rglob("*"):
         os.utime(path, (long_ago, long_ago))
     assert read(store, "used") == b"used"
     assert repository.gc(dry_run=True).files == 2

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from sfvm.downloads.policy import Policy
 from sfvm.errors import StepError
 from tests.verbs import Directory, Maker
 
@@ -49,8 +50,9 @@ def server() -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True)
-def direct(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+def named(guest: Directory, server: str) -> None:
+    """By the user, as the place of a mirror."""
+    guest.policy = Policy(named=frozenset({server.removeprefix("http://"), "127.0.0.1:1"}))
 
 
 def element(url: str, sha256: str = SHA, more: str = "") -> str:
@@ -74,17 +76,31 @@ def test_another_content_is_refused(make: Maker, guest: Directory, server: str) 
 
 @pytest.mark.parametrize("path", ["/missing", "/babble", "/cut", "/local", "/ä", "/a b"])
 def test_what_cannot_be_had(make: Maker, guest: Directory, server: str, path: str) -> None:
-    with pytest.raises(StepError, match=r"cannot be downloaded|not what the spec expects") as caught:
+    with pytest.raises(StepError, match=r"may not be downloaded|cannot be downloaded") as caught:
         make(element(server + path)).run(guest)
     assert caught.value.why
     assert caught.value.hint
     assert not guest.exists("/usr/local/bin/tool")
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://127.0.0.1:port/", "http://[::1/", "http:///nowhere"])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:port/", "http://[::1/", "http:///nowhere", "http://127.0.0.1:1/"])
 def test_no_server(make: Maker, guest: Directory, url: str) -> None:
-    with pytest.raises(StepError, match="cannot be downloaded"):
+    with pytest.raises(StepError, match="be downloaded"):
         make(element(url)).run(guest)
+
+
+@pytest.mark.parametrize("policy", [Policy(), Policy(allowed=("example.org",)), Policy(offline=True)])
+def test_what_the_policy_forbids(make: Maker, guest: Directory, server: str, policy: Policy) -> None:
+    """Until it is there: the digest says that it is the right one."""
+    named, guest.policy = guest.policy, policy
+    with pytest.raises(StepError, match="may not be downloaded"):
+        make(element(f"{server}/tool")).run(guest)
+    if policy.offline:
+        guest.policy = named
+        make(element(f"{server}/tool")).run(guest)
+        guest.policy = Policy(named=named.named, offline=True)
+        make(element(f"{server}/tool")).run(guest)
+        assert guest.read("/usr/local/bin/tool") == CONTENT
 
 
 @pytest.mark.parametrize("url", ["ftp://x/y", "file:///etc/passwd", "/etc/passwd", "HTTPX://a"])

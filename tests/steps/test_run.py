@@ -11,7 +11,23 @@ def test_the_script_is_the_text_without_common_indentation(make: Maker, guest: D
     (command,) = guest.commands
     assert command.script == "if true; then\n  echo $HOME ${x}\nfi\n"
     assert (command.shell, command.cwd, command.user) == ("/bin/sh -e", "/", None)
-    assert (command.env, command.timeout, command.network, command.place) == ({"x": "1"}, None, True, "guest")
+    assert (command.env, command.timeout, command.network, command.place) == ({"x": "1"}, None, False, "guest")
+
+
+@pytest.mark.parametrize(
+    ("words", "network"),
+    [
+        ("no", False),
+        ("yes", True),
+        ("", False),
+        ("a.org *.b.net:8443", ("a.org", "*.b.net:8443")),
+    ],
+)
+def test_who_may_use_the_network(make: Maker, guest: Directory, words: str, network: object) -> None:
+    step = make(f'<run network="{words}">x</run>')
+    step.run(guest)
+    assert guest.commands[0].network == network
+    assert make("<run>x</run>").inputs() == make('<run network="no">x</run>').inputs()
 
 
 def test_attributes(make: Maker, guest: Directory) -> None:
@@ -39,7 +55,7 @@ def test_every_input_but_the_timeout_counts(make: Maker) -> None:
     plain = key("<run>ls</run>")
     assert key("<run>\n  ls\n</run>") == plain
     assert key('<run timeout="5">ls</run>') == plain
-    others = ['shell="/bin/bash"', 'cwd="/srv"', 'user="www"', 'env="A=1"', 'network="no"']
+    others = ['shell="/bin/bash"', 'cwd="/srv"', 'user="www"', 'env="A=1"', 'network="yes"', 'network="a.org"']
     different = [key(f"<run {attribute}>ls</run>") for attribute in others]
     different += [key("<run>ls </run>"), key("<run>ls</run>", a="1"), key("<run>ls</run>", a="2")]
     assert all(plain != one for one in different)
@@ -56,6 +72,10 @@ def test_every_input_but_the_timeout_counts(make: Maker) -> None:
         ('<run timeout="0">x</run>', "timeout must be 1 or more"),
         ('<run shell="bash">x</run>', "'bash' is no absolute path"),
         ("<run>#!python3\nx</run>", "'python3' is no absolute path"),
+        ('<run network="a.org/x">x</run>', "'a.org/x' is no host"),
+        ('<run network="http://a.org">x</run>', "'http://a.org' is no host"),
+        ('<run network="yes a.org">x</run>', "'yes' is no host"),
+        ('<run network="*">x</run>', "'*' is no host"),
         ('<run cwd="srv">x</run>', "no absolute path of the guest"),
     ],
 )
