@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests.peers.tools import PLACES, tool
 
+
 @dataclass(frozen=True)
 class Signer:
     """A key in the GnuPG home *home*."""
