@@ -35,8 +35,8 @@ rpm -qa --qf '[%{FILEMODES:octal} %{FILEUSERNAME}:%{FILEGROUPNAME} %{FILENAMES}\
 END
 fi
 """
-"""A script: the users that packages declare (sysusers.d(5)) exist, and own their files. rpm sees to that since 4.19; with
-an older one, which the appliance may have, what belongs to nobody whom it knows belongs to root."""
+"""A script: the users that packages declare (sysusers.d(5)) exist, and own their files. rpm sees to that since 4.19;
+with an older one, which the appliance may have, what belongs to nobody whom it knows belongs to root."""
 HOME = "/sysroot/run/sfvm"
 """What dnf needs while it runs: in a tmpfs of the command's own mount namespace, which ends with it."""
 
