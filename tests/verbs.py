@@ -49,9 +49,9 @@ class Maker:
         return caught.value
 
 
-def host(work: Path, size: int = 1 << 30, **more: Any) -> Host:
+def host(work: Path, size: int = 1 << 30, architecture: str = "x86_64", **more: Any) -> Host:
     """The host of a base, with everything in the directory *work*."""
-    return Host(work, size, "x86_64", work / "downloads", policy=Policy(named=Anywhere()), **more)
+    return Host(work, size, architecture, work / "downloads", policy=Policy(named=Anywhere()), **more)
 
 
 class Anywhere(frozenset[str]):

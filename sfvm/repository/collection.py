@@ -28,6 +28,8 @@ LEFTOVER_AGE = 600.0
 FOREIGN_AGE = 86400.0
 """The same where no process is known."""
 
+DRAFT_AGE = 7 * 86400.0
+"""Seconds after which a download that broke is not continued any more."""
 FINISHED_AGE = 7 * 86400.0
 """Seconds after which a finished node that no bundle has used is removed."""
 
@@ -147,7 +149,15 @@ class _Collector:
         downloads = Store(self.repository.downloads).outdated(needed_downloads)
         for path in (*leftovers(self.repository), *downloads):
             self.remove(path)
+        self.drafts()
         return Removed(tuple(nodes), tuple(work), self.files, self.bytes)
+
+    def drafts(self) -> None:
+        """Downloads that were never finished (:mod:`sfvm.sources.fetch`)."""
+        for path in _paths(self.repository.downloads / "partial"):
+            with contextlib.suppress(FileNotFoundError):  # it has just been finished
+                if time.time() - path.stat().st_mtime > DRAFT_AGE:
+                    self.remove(path)
 
     def needed(self) -> set[str]:
         needed: set[str] = set()

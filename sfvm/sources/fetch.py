@@ -29,6 +29,8 @@ RESUMES = 10
 QUIET = 1.0
 """Seconds of a transfer before anybody is told of it, and between two words."""
 POLL = 0.1
+USED = 86400.0
+"""Seconds after which it is noted again that a content is used."""
 
 
 def fetch(url: str, sha256: str, host: Host, place: Place) -> Path:
@@ -44,9 +46,7 @@ def fetch(url: str, sha256: str, host: Host, place: Place) -> Path:
         with _draft(host, sha256) as draft:
             if not intact(kept, sha256):  # another process had the draft
                 _Transfer(url, sha256, host, place).complete(draft)
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                (host.downloads / "partial" / sha256).rename(kept)
-                _sync(kept.parent)
+                keep(host.downloads / "partial" / sha256, kept)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise SpecError(
@@ -62,11 +62,32 @@ def intact(path: Path, sha256: str) -> bool:
     """Whether *path* is a file of this content; one that is damaged is removed."""
     try:
         if file_digest(path) == sha256:
+            if time.time() - path.stat().st_mtime > USED:
+                os.utime(path)  # gc takes what nobody has used for long
             return True
     except SfvmError:  # it is not there
         return False
     path.unlink(missing_ok=True)
     return False
+
+
+def keep(draft: Path, kept: Path) -> None:
+    """Make the file *draft*, which is complete, the file *kept*; both are on one file system.
+
+    :raises OSError: it cannot be written
+    """
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    _sync(draft)
+    draft.rename(kept)
+    _sync(kept.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -123,7 +144,6 @@ class _Transfer:
                     hint="correct the URL, or the sha256 if the new content is right",
                 )
             draft.flush()
-            os.fsync(draft.fileno())
         except OSError:
             path.unlink(missing_ok=True)  # a full disk: its room is free at once
             raise
@@ -179,11 +199,3 @@ class _Transfer:
 
     def _failed(self, why: str, hint: str) -> SpecError:
         return SpecError(f"{self.url} cannot be fetched", place=self.place, why=why, hint=hint)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,7 +1,10 @@
 """Bases in the real appliance: what an image and an archive become."""
 
+import base64
 import hashlib
+import io
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,7 @@ from sfvm.errors import SpecError, StepError
 from sfvm.events import ignore
 from sfvm.guest import ATTACHED, Command, CommandFailed
 from tests.appliance.conftest import boot, disk
+from tests.bases.layouts import Layout, directory, file, hard, link, pack
 from tests.verbs import Maker, host
 
 pytestmark = pytest.mark.vm
@@ -242,6 +246,35 @@ def test_another_format_is_attached(make: Maker, image: Image, tmp_path: Path) -
         appliance.mount()
         base.populate(appliance.guest, own)
         assert appliance.guest.read("/hello") == b"from the image\n"
+
+
+def test_a_container_image_is_the_filesystem(bench: Bench) -> None:
+    """Attributes and links of layers, as our tar brings them; a symlink of a lower layer is no way out."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        ping = tarfile.TarInfo("bin/ping")
+        ping.uid, ping.gid, ping.mode = 12, 34, 0o4711
+        value = base64.b64decode("AQAAAgAgAAAAAAAAAAAAAAAAAAA=").decode(errors="surrogateescape")
+        ping.pax_headers = {"SCHILY.xattr.security.capability": value, "SCHILY.xattr.user.x": "\udcff"}
+        tar.addfile(ping)
+    layout = Layout(bench.make.specs / "i.oci")
+    lower = pack([directory("usr/bin"), link("bin", "/usr/bin"), link("up", "../../.."), file("gone/a"), file("one")])
+    upper = pack([file("up/root", "here\n"), file(".wh.gone"), hard("two", "one")])
+    layout.index(layout.image(lower, stream.getvalue(), upper))
+    base = bench.make('<oci from="i.oci"/>', "bases")
+    own = host(bench.make.home / "work")
+    base.prepare(own)
+    bench.appliance.unmount()
+    bench.appliance.format("ext4")
+    bench.appliance.mount()
+    base.populate(bench.appliance.guest, own)
+    script = """cd /sysroot; ls; ls usr/bin; cat root; readlink bin up; stat -c '%a %u:%g' usr/bin/ping; stat -c %h one
+    getfattr --only-values -n security.capability usr/bin/ping | base64
+    getfattr --only-values -n user.x usr/bin/ping | base64"""
+    assert run(bench.appliance, script) == (
+        "bin\nlost+found\none\nroot\ntwo\nup\nusr\nping\nhere\n/usr/bin\n../../..\n4711 12:34\n2\n"
+        "AQAAAgAgAAAAAAAAAAAAAAAAAAA=\n/w==\n"
+    )
 
 
 def test_an_archive_is_the_filesystem(make: Maker, image: Image) -> None:

@@ -16,7 +16,7 @@ from tests.guests.project import Project
 from tests.guests.project import project as project_of
 from tests.mirrors.apt import Mirror, ubuntu
 from tests.mirrors.rpm import centos
-from tests.mirrors.tiny import serve, signer
+from tests.mirrors.tiny import FROM_GUEST, serve, signer
 
 pytestmark = pytest.mark.e2e
 
@@ -29,7 +29,7 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
         centos(root, work, key)
     shutil.rmtree(work)
     with serve(root) as url:
-        yield url, key.fingerprint
+        yield url.replace(FROM_GUEST, "127.0.0.1"), key.fingerprint
     shutil.rmtree(root)
 
 

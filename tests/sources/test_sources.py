@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from sfvm.cancellation import Cancellation, Cancelled
 from sfvm.errors import Place, SpecError
 from sfvm.events import Event, Preparing
+from sfvm.repository import Repository
 from sfvm.sources import fetch as fetching
 from sfvm.sources.fetch import fetch
 from sfvm.verbs import Host
@@ -283,3 +285,15 @@ def test_a_plan_fetches_nothing(make: Maker, server: Web) -> None:
     assert base.inputs() == {"sha256": SHA256, "facts": {}}
     assert base.title() == "archive d.bin"
     assert server.requests == []
+
+
+def test_a_download_that_broke_is_garbage_after_a_while(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "repository")
+    partial = repository.downloads / "partial"
+    partial.mkdir(parents=True)
+    for name, days in (("a", 6), ("b", 8)):
+        (partial / name).write_bytes(b"x")
+        long_ago = time.time() - days * 86400
+        os.utime(partial / name, (long_ago, long_ago))
+    repository.gc()
+    assert [path.name for path in partial.iterdir()] == ["a"]

@@ -16,7 +16,7 @@ from sfvm.appliance.machine import Appliance
 from sfvm.errors import StepError
 from sfvm.guest import Command, CommandFailed
 from tests.appliance.conftest import boot, disk
-from tests.verbs import Maker
+from tests.verbs import Maker, host
 
 pytestmark = pytest.mark.vm
 
@@ -34,7 +34,7 @@ def appliance(image: Image, log: list[str], tmp_path_factory: pytest.TempPathFac
     with boot(image, disk(home / "disk.qcow2"), log) as running:
         running.format("ext4")
         running.mount()
-        base.populate(running.guest)
+        base.populate(running.guest, host(home))
         yield running
 
 
