@@ -84,6 +84,9 @@ class Runner:
         with self.supply.session(command) as (port, session):
             try:
                 yield Relay(port, session.token, session.refused, session.policy.locked is not None)
+            except CommandFailed as failed:
+                session.doubt(failed.output)
+                raise
             finally:
                 for line in session.refused:
                     self.channel.log(f"sfvm: refused: {line}")

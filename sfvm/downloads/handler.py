@@ -11,11 +11,11 @@ import secrets
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import BinaryIO
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from sfvm import __version__
 from sfvm.downloads.access import Access
@@ -48,6 +48,16 @@ class Session:
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     seen: set[str] = field(default_factory=set)
     refused: list[str] = field(default_factory=list)
+
+    def doubt(self, output: Iterable[str]) -> None:
+        """The command failed, and said *output*: packages that it names may not be what their repository says that they
+        are, which it alone can know. The store forgets what their URLs had."""
+        said = "\n".join(output)
+        for url in self.seen:
+            path = urlsplit(url).path
+            name = FOREVER.sub("", path.rpartition("/")[2])
+            if FOREVER.search(path) and (name in said or unquote(name) in said):
+                self.access.store.forget(url)
 
 
 class Server(ThreadingHTTPServer):
