@@ -144,14 +144,20 @@ class Handler(BaseHTTPRequestHandler):
         try:
             serve()
         except Refused as refused:
-            self._session.refused.append(f"{self.path.partition('?')[0]}: {refused}")
-            self._fail(403, str(refused))
+            self._refused(refused)
+            self._fail(refused.status, str(refused))
         except (*FAILURES, ValueError) as error:
             self.close_connection = True
             if isinstance(error, WrongDigest) or isinstance(error.__cause__, WrongDigest):
-                self._session.refused.append(f"{self.path.partition('?')[0]}: {error}")
+                self._refused(error)
             if not self.answered:
                 self._fail(502, f"{type(error).__name__}: {error}".encode("ascii", "replace").decode())
+
+    def _refused(self, why: Exception) -> None:
+        """Keep it for the log, once: what is refused is often asked for again."""
+        line = f"{self.path.partition('?')[0]}: {why}"
+        if line not in self._session.refused:
+            self._session.refused.append(line)
 
     def _fail(self, status: int, why: str) -> None:
         body = f"{why}\n".encode()
