@@ -81,7 +81,7 @@ def words(make: Maker, guest: Directory, xml: str) -> list[str]:
     make(xml, "bases").populate(guest, host(guest.root))
     command = guest.commands[-1]
     assert command.place == "appliance"
-    assert command.online
+    assert command.network
     assert command.packages
     *_, install, sync = command.script.splitlines()
     assert sync == "sync --file-system /sysroot", "an error of writing is an error of the base"
