@@ -18,8 +18,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
-from sfvm.cancellation import NEVER, Cancellation
+from sfvm.cancellation import Cancellation
 from sfvm.document import Element
+from sfvm.downloads.access import Access
 from sfvm.errors import Place
 from sfvm.events import Listener, ignore
 from sfvm.guest import Guest
@@ -74,15 +75,18 @@ class Step(Verb, Protocol):
 @dataclass(frozen=True)
 class Host:
     """What a base may use of the host before the appliance starts: *work* is the node's directory, *size* the bytes of
-    its disk, *architecture* the machine's, *downloads* the directory of what was fetched before
-    (:mod:`sfvm.sources`)."""
+    its disk, *architecture* the machine's, *access* what it has of the network and the download cache."""
 
     work: Path
     size: int
     architecture: str
-    downloads: Path
+    access: Access
     listener: Listener = ignore
-    stop: Cancellation = NEVER
+
+    @property
+    def stop(self) -> Cancellation:
+        """What ends the work."""
+        return self.access.stop
 
 
 @dataclass(frozen=True)

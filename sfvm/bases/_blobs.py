@@ -14,16 +14,19 @@ import shutil
 import stat
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, Protocol
+from urllib.parse import urlsplit
 
+from sfvm.downloads.policy import Refused
 from sfvm.errors import SfvmError
 from sfvm.events import Preparing
-from sfvm.sources.fetch import intact, keep
+from sfvm.sources.fetch import find, keep, record
 from sfvm.verbs import Host
 
 DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
@@ -248,45 +251,48 @@ class Registry:
 
     def manifest(self, descriptor: Descriptor) -> Path:
         self.last = descriptor.sha256
-        if not self._kept(descriptor):
-            content = self._skopeo("inspect", "--raw", f"docker://{self.name}@sha256:{descriptor.sha256}")
-            draft = self.host.work / "manifest"
-            draft.write_bytes(content)
-            self._keep(draft, descriptor)
-        return self._path(descriptor)
+        begun = time.monotonic()
+        kept = find(descriptor.sha256, self.host)
+        if cached := kept is not None:
+            return self._used(descriptor, kept, begun, cached)
+        content = self._skopeo("inspect", "--raw", self._url(descriptor))
+        draft = self.host.work / "manifest"
+        draft.write_bytes(content)
+        return self._used(descriptor, self._keep(draft, descriptor), begun, cached)
 
     def blob(self, descriptor: Descriptor) -> Path:
-        if not self._kept(descriptor):
+        begun = time.monotonic()
+        kept = find(descriptor.sha256, self.host)
+        if not (cached := kept is not None):
             directory = self.host.work / "registry"
             shutil.rmtree(directory, ignore_errors=True)
             try:
-                source = f"docker://{self.name}@sha256:{self.last}"
+                source = self._url(Descriptor(self.last))
                 self._skopeo("copy", "--quiet", "--preserve-digests", source, f"dir:{directory}")
                 for path in directory.iterdir():
                     if re.fullmatch(r"[0-9a-f]{64}", path.name):
                         self._keep(path, Descriptor(path.name))
             finally:
                 shutil.rmtree(directory, ignore_errors=True)
-        if not self._kept(descriptor):
+            kept = find(descriptor.sha256, self.host)
+        if kept is None:
             raise Wrong(f"the registry has no blob {descriptor.sha256}")
-        return self._path(descriptor)
+        return self._used(descriptor, kept, begun, cached)
 
-    def _path(self, descriptor: Descriptor) -> Path:
-        return self.host.downloads / "sha256" / descriptor.sha256
+    def _url(self, descriptor: Descriptor) -> str:
+        return f"docker://{self.name}@sha256:{descriptor.sha256}"
 
-    def _kept(self, descriptor: Descriptor) -> bool:
-        path = self._path(descriptor)
-        if not intact(path, descriptor.sha256):
-            return False
-        if descriptor.size not in (None, path.stat().st_size):
+    def _used(self, descriptor: Descriptor, kept: Path, begun: float, cached: bool) -> Path:
+        if descriptor.size not in (None, kept.stat().st_size):
             raise Wrong(f"blob {descriptor.sha256} has not {descriptor.size} bytes")
-        return True
+        record(self._url(descriptor), kept, self.host, begun, cached=cached)
+        return kept
 
-    def _keep(self, draft: Path, descriptor: Descriptor) -> None:
+    def _keep(self, draft: Path, descriptor: Descriptor) -> Path:
         try:
             with draft.open("rb") as file:
                 _compare(file, descriptor)
-            keep(draft, self._path(descriptor))
+            return keep(draft, descriptor.sha256, self.host)
         finally:
             draft.unlink(missing_ok=True)
 
@@ -296,6 +302,7 @@ class Registry:
         :raises Wrong: it fails
         :raises SfvmError: there is none
         """
+        self._judge()
         program = shutil.which("skopeo")
         if program is None:
             raise SfvmError("skopeo cannot be run", why="registries are asked by it", hint="install it: skopeo")
@@ -324,3 +331,15 @@ class Registry:
             told = re.search(r'msg="((?:[^"\\]|\\.)*)"', lines[-1])
             raise Wrong(f"skopeo {command}: {told[1] if told else lines[-1]}")
         return output
+
+    def _judge(self) -> None:
+        """:raises SfvmError: the policy does not let anybody ask this registry. Where it sends skopeo is not judged"""
+        place = urlsplit(f"//{self.name}")
+        policy = self.host.access.policy
+        try:
+            if policy.offline:
+                raise Refused("offline: it is not in the download cache")
+            policy.check(place.hostname or "", place.port or 443)
+        except (Refused, ValueError) as error:
+            hint = "see docs/network.md"
+            raise SfvmError(f"the registry of {self.name} may not be asked", why=str(error), hint=hint) from error

@@ -27,15 +27,14 @@ class Oci:
 
     Example::
 
-        <base><oci src="docker://docker.io/library/alpine@sha256:…" distribution="alpine"/></base>
         <base><oci from="alpine.oci" distribution="alpine"/></base>
 
     ``from`` is an OCI layout next to the spec: a directory, or a plain tar of it. ``src`` that, or an image in a
-    registry by its digest (asked by skopeo, which uses its own logins), or a URL (http, https, sftp, file) of such a
-    tar, with its ``sha256``. ``digest`` chooses where a layout has several. Of an index, the image for this machine is
-    taken. Every blob must have the digest and the size that what names it tells. Its configuration (environment, user,
-    command) is for containers, and left out. Members that would land outside, devices anywhere but below ``dev``, and
-    more than the spec's disk can hold are refused.
+    registry by its digest, ``docker://HOST/NAME@sha256:…`` (asked by skopeo, which uses its own logins), or a URL
+    (http, https, sftp, file) of such a tar, with its ``sha256``. ``digest`` chooses where a layout has several. Of an
+    index, the image for this machine is taken. Every blob must have the digest and the size that what names it tells.
+    Its configuration (environment, user, command) is for containers, and left out. Members that would land outside,
+    devices anywhere but below ``dev``, and more than the spec's disk can hold are refused.
     """
 
     element: ClassVar[str] = "oci"

@@ -213,8 +213,7 @@ class ChainBuilder:
         assert base is not None and disk is not None  # a definition without a parent has both
         with phase(self.listener, node.name, "preparing"):
             architecture = definition.facts["architecture"]
-            downloads = self.repository.downloads
-            host = Host(work.directory, disk.size, architecture, downloads, self.listener, self.stop)
+            host = Host(work.directory, disk.size, architecture, self.access, self.listener)
             attached = base.prepare(host)
         qcow2.create(overlay, size=disk.size)
         self._launch(node, overlay, 1, attached)

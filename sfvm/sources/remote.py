@@ -5,21 +5,15 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import socket
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from sfvm import __version__
+from sfvm.downloads.policy import Refused
+from sfvm.downloads.upstream import BLOCK, Answer, Line, Target
 from sfvm.verbs import Host
-
-STALLED = 60.0
-"""Seconds without a byte after which a server counts as gone."""
 
 
 class Unavailable(Exception):
@@ -40,8 +34,8 @@ class Remote:
 
     offset: int
     size: int | None
-    read: Callable[[int], bytes]
-    """At most so many bytes; none at the end.
+    read: Callable[[], bytes]
+    """Some more of it; nothing at the end.
 
     :raises Broken: the connection is gone
     """
@@ -76,9 +70,9 @@ def _file(url: str, offset: int, host: Host) -> Iterator[Remote]:
             raise Unavailable(f"{path} is not a regular file", "correct the path")
         file.seek(offset)
 
-        def read(count: int) -> bytes:
+        def read() -> bytes:
             try:
-                return file.read(count)
+                return file.read(BLOCK)
             except OSError as error:
                 raise Unavailable(f"{path}: {error.strerror}") from error
 
@@ -87,36 +81,43 @@ def _file(url: str, offset: int, host: Host) -> Iterator[Remote]:
 
 @contextlib.contextmanager
 def _http(url: str, offset: int, host: Host) -> Iterator[Remote]:
-    headers = {"User-Agent": f"sfvm/{__version__}"}
-    if offset:
-        headers["Range"] = f"bytes={offset}-"
-    try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=STALLED)
-    except urllib.error.HTTPError as error:
-        with error:
-            if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and offset:
-                again = _http(url, 0, host)
-            else:
-                raise Unavailable(f"the server answers {error.code} {error.reason}") from error
-        with again as remote:
-            yield remote
-        return
-    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no URL after all
-        raise Unavailable(str(getattr(error, "reason", error))) from error
-    with response:
-        begins = _begin(response.headers.get("Content-Range", "")) if response.status == 206 else 0
-        length = response.headers.get("Content-Length", "")
+    line = Line()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(host.stop.killing(line.cut))
+        answer = _answer(url, offset, host, line)
+        if answer.status == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and offset:
+            answer.close()
+            answer = _answer(url, 0, host, line)
+        stack.callback(answer.close)
+        if answer.status not in (200, 206):
+            raise Unavailable(f"the server answers {answer.status} {answer.reason}")
+        begins = _begin(answer.headers.get("Content-Range", "")) if answer.status == 206 else 0
+        blocks = answer.blocks()
 
-        def read(count: int) -> bytes:
+        def read() -> bytes:
             try:
-                return bytes(response.read(count))
+                return next(blocks, b"")
+            except http.client.IncompleteRead as error:
+                host.stop.check()
+                raise Broken(f"the connection ended {error.expected} bytes too early") from error
             except (OSError, http.client.HTTPException) as error:
                 host.stop.check()
                 raise Broken(f"the connection broke ({error})") from error
 
-        size = begins + int(length) if length.isdecimal() else None
-        with host.stop.killing(_ender(response)):
-            yield Remote(begins, size, read)
+        yield Remote(begins, None if answer.length is None else begins + answer.length, read)
+
+
+def _answer(url: str, offset: int, host: Host, line: Line) -> Answer:
+    access = host.access
+    headers = {"Range": f"bytes={offset}-"} if offset else {}
+    try:
+        target = Target.parse(url, access.policy)
+        return access.transfers.pool.ask("GET", target, headers, access.policy, line)
+    except Refused as error:
+        raise Unavailable(str(error), "see docs/network.md") from error
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: headers that are none
+        host.stop.check()
+        raise Unavailable(str(error) or type(error).__name__) from error
 
 
 def _begin(content_range: str) -> int:
@@ -128,13 +129,3 @@ def _begin(content_range: str) -> int:
     if not first.isdecimal():
         raise Unavailable("the server answers with a part of the content that it does not name")
     return int(first)
-
-
-def _ender(response: Any) -> Callable[[], None]:
-    """What makes a thread that reads *response* go on at once."""
-
-    def end() -> None:
-        with contextlib.suppress(OSError, ValueError), socket.socket(fileno=os.dup(response.fileno())) as connection:
-            connection.shutdown(socket.SHUT_RDWR)
-
-    return end

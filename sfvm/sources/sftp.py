@@ -13,7 +13,9 @@ from urllib.parse import unquote, urlsplit
 
 import paramiko
 
-from sfvm.sources.remote import STALLED, Broken, Remote, Unavailable
+from sfvm.downloads.policy import Policy, Refused
+from sfvm.downloads.upstream import BLOCK, STALLED
+from sfvm.sources.remote import Broken, Remote, Unavailable
 from sfvm.verbs import Host
 
 SYSTEM_HOSTS = Path("/etc/ssh/ssh_known_hosts")
@@ -31,7 +33,7 @@ def open_sftp(url: str, offset: int, host: Host) -> Iterator[Remote]:
     parts = urlsplit(url)
     path = unquote(parts.path).removeprefix("/~/")
     with paramiko.SSHClient() as client, host.stop.killing(client.close):
-        _connect(client, parts.hostname or "", parts.port, parts.username)
+        _connect(client, parts.hostname or "", parts.port, parts.username, host.access.policy)
         try:
             sftp = client.open_sftp()
             channel = sftp.get_channel()
@@ -48,9 +50,9 @@ def open_sftp(url: str, offset: int, host: Host) -> Iterator[Remote]:
             if size > offset:
                 file.prefetch(size, REQUESTS)
 
-            def read(count: int) -> bytes:
+            def read() -> bytes:
                 try:
-                    return bytes(file.read(count))
+                    return bytes(file.read(BLOCK))
                 except LOST as error:
                     host.stop.check()
                     raise Broken(f"the connection broke ({error or type(error).__name__})") from error
@@ -58,11 +60,12 @@ def open_sftp(url: str, offset: int, host: Host) -> Iterator[Remote]:
             yield Remote(min(offset, size), size, read)
 
 
-def _connect(client: paramiko.SSHClient, name: str, port: int | None, user: str | None) -> None:
+def _connect(client: paramiko.SSHClient, name: str, port: int | None, user: str | None, policy: Policy) -> None:
     configured = _configuration(name)
     host = str(configured.get("hostname", name))
     port = port or int(configured.get("port", 22))
     user = user or str(configured.get("user", "")) or getpass.getuser()
+    _judge(policy, host, port)
     keys: Any = [str(Path(key).expanduser()) for key in configured.get("identityfile", [])]  # the stubs want one
     client.set_missing_host_key_policy(_Refuse(name, port))
     try:
@@ -85,6 +88,16 @@ def _connect(client: paramiko.SSHClient, name: str, port: int | None, user: str 
         ) from error
     except (*LOST, ValueError) as error:
         raise Unavailable(f"{name} port {port}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _judge(policy: Policy, host: str, port: int) -> None:
+    """:raises Unavailable: *policy* does not let anybody go there"""
+    try:
+        if policy.offline:
+            raise Refused("offline: it is not in the download cache")
+        policy.check(host, port)
+    except Refused as error:
+        raise Unavailable(str(error), "see docs/network.md") from error
 
 
 def _configuration(name: str) -> Any:

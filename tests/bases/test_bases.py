@@ -77,7 +77,7 @@ def words(make: Maker, guest: Directory, xml: str) -> list[str]:
     make(xml, "bases").populate(guest, host(guest.root))
     (command,) = guest.commands
     assert command.place == "appliance"
-    assert command.online
+    assert command.network
     assert command.packages
     install, sync = command.script.splitlines()
     assert sync == "sync --file-system /sysroot", "an error of writing is an error of the base"

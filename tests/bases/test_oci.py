@@ -293,23 +293,31 @@ def test_a_registry_is_asked_once(make: Maker, layout: Layout, index: bool) -> N
         base = make(xml, "bases")
         assert base.inputs() == {"digest": first["digest"].removeprefix("sha256:"), "facts": {}}
         assert asked == [], "a plan asks nobody"
-        assert names(make, xml) == EXPECTED
+        with pytest.raises(SfvmError, match="may not be asked"):  # a spec cannot name the host itself
+            base.prepare(host(make.home / "work"))
+        assert asked == []
+        allowed = {"named": frozenset({place})}
+        assert names(make, xml, **allowed) == EXPECTED
         assert asked
         asked.clear()
         assert names(make, xml) == EXPECTED
         assert asked == [], "the store has it all"
-        left = {path.name for path in (make.home / "work").iterdir()}
-    assert left == {"downloads"}
-    assert names(make, xml) == EXPECTED, "nor is there anybody"
+    assert {path.name for path in (make.home / "work").iterdir()} == {"downloads"}
+    own = host(make.home / "work", offline=True)
+    base.prepare(own)
+    fetched = own.access.ledger.take()
+    assert len(fetched) == (5 if index else 4), "index, manifest, configuration, layers: what gc keeps for the node"
+    assert all(one.cached and one.url.startswith(f"docker://{place}/t/image@sha256:") for one in fetched)
 
 
 def test_a_registry_that_has_it_not(make: Maker, layout: Layout) -> None:
     tool("skopeo")
     with registry(layout) as (place, _):
-        assert "manifest" in refused(make, f'<oci src="docker://{place}/t/image@sha256:{"0" * 64}"/>')
+        allowed = {"named": frozenset({place})}
+        assert "manifest" in refused(make, f'<oci src="docker://{place}/t/image@sha256:{"0" * 64}"/>', **allowed)
         gone = manifest(layout)["layers"][0]["digest"]
         blob(layout, gone).unlink()
-        assert "skopeo copy" in refused(make, f'<oci src="docker://{place}/t/image@{digest(layout)}"/>')
+        assert "skopeo copy" in refused(make, f'<oci src="docker://{place}/t/image@{digest(layout)}"/>', **allowed)
         assert {path.name for path in (make.home / "work").iterdir()} == {"downloads"}
 
 
@@ -318,7 +326,8 @@ def test_a_registry_that_has_another(make: Maker, layout: Layout) -> None:
     path = blob(layout, digest(layout))
     path.write_bytes(path.read_bytes() + b" ")
     with registry(layout) as (place, _):
-        assert "is not the image" in refused(make, f'<oci src="docker://{place}/t/image@{digest(layout)}"/>')
+        allowed = {"named": frozenset({place})}
+        assert "is not the image" in refused(make, f'<oci src="docker://{place}/t/image@{digest(layout)}"/>', **allowed)
         assert not list((make.home / "work").glob("downloads/sha256/*"))
 
 
