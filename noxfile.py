@@ -67,6 +67,7 @@ def unprivileged(session: nox.Session) -> None:
 @nox.session
 def e2e(session: nox.Session) -> None:
     """A real Debian: built, bundled, booted under BIOS and UEFI."""
+    peers(session)
     session.run("pytest", "-m", "e2e", "-s", *session.posargs)
 
 

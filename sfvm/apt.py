@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sfvm.guest import KEPT
+from sfvm.guest import KEPT, LOCKED
 
 UNPACKED = (
     "p=/proc/1/root; if [ -x $p/usr/lib/sfvm/unpacked ]; "
@@ -10,6 +10,11 @@ UNPACKED = (
 )
 """A command for ``DPkg::Pre-Install-Pkgs``, which replaces packages by their unpacked form (``appliance/unpacked``).
 Process 1 of a command's own PID namespace has the appliance's root, in whatever chroot apt runs this."""
+OLD = (
+    f'if [ -n "${LOCKED}" ]; then '
+    """echo 'Acquire::Check-Valid-Until "false";' >>"$1/etc/apt/apt.conf.d/99mmdebstrap"; fi"""
+)
+"""A setup hook of mmdebstrap: the indexes of a lock may be out of date. The file is mmdebstrap's own."""
 HOME = f"{KEPT}/apt"
 LISTS = f"{HOME}/lists"
 """Indexes are kept here, outside of the guest, for all steps of one appliance: fetching and reading them is a large

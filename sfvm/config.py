@@ -24,7 +24,8 @@ class Settings:
     """*connection* is ``auto``, ``direct`` or a libvirt URI; *jobs* is how many appliances may run at once (None: as
     the machine allows); *memory* is MiB and *cpus* virtual CPUs of one appliance (None:
     :meth:`cpus_each` says); *specs* are searched in order; *warm* lets appliances be restored from a saved state;
-    *allow_hosts* are the only hosts from which anything is downloaded (none: any), see :mod:`sfvm.downloads.policy`."""
+    *allow_hosts* are the only hosts from which anything is downloaded (none: any), and *offline* lets nothing be, see
+    :mod:`sfvm.downloads.policy`."""
 
     repository: Path
     cache: Path
@@ -35,6 +36,7 @@ class Settings:
     specs: tuple[Path, ...] = ()
     warm: bool = True
     allow_hosts: tuple[str, ...] = ()
+    offline: bool = False
 
     def cpus_each(self, at_once: int = 1) -> int:
         """Virtual CPUs of an appliance, of which *at_once* run: unless the user has set a number, they share the
@@ -61,11 +63,12 @@ def load(
     specs: Sequence[Path] = (),
     warm: bool | None = None,
     allow_hosts: Sequence[str] = (),
+    offline: bool | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Settings:
     """Options first, then ``SFVM_HOME``, ``SFVM_CONNECTION``, ``SFVM_JOBS``, ``SFVM_MEMORY``, ``SFVM_CPUS``,
-    ``SFVM_WARM`` (yes or no), ``SFVM_ALLOW_HOSTS`` (words), then ``config.toml`` with the same names in lower case
-    (``repository connection jobs memory cpus warm allow_hosts``), then defaults.
+    ``SFVM_WARM`` and ``SFVM_OFFLINE`` (yes or no), ``SFVM_ALLOW_HOSTS`` (words), then ``config.toml`` with the same
+    names in lower case (``repository connection jobs memory cpus warm offline allow_hosts``), then defaults.
 
     :raises UsageError: for a value of the wrong kind, or an unknown name in config.toml
     """
@@ -107,6 +110,7 @@ def load(
         cpus=number("cpus", None),
         specs=(*specs, Path("specs"), configuration / "specs", data("specs")),
         warm=truth("warm", True) if warm is None else warm,
+        offline=truth("offline", False) if offline is None else offline,
         allow_hosts=tuple(allow_hosts) or words("allow_hosts"),
     )
 
@@ -132,7 +136,7 @@ def _stored(path: Path) -> dict[str, Any]:
         content = tomllib.loads(text)
     except ValueError as error:
         raise UsageError(f"{path} cannot be read", why=str(error)) from error
-    known = {"repository", "connection", "jobs", "memory", "cpus", "warm", "allow_hosts"}
+    known = {"repository", "connection", "jobs", "memory", "cpus", "warm", "offline", "allow_hosts"}
     for name in content:
         if name not in known:
             raise UsageError(f"{path}: unknown setting {name!r}", hint=suggestion(name, known))

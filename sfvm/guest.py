@@ -44,6 +44,9 @@ class Command:
 
 PROXY = "http://127.0.0.1:3128"
 """The proxy of commands with network, in their own network namespace. Names are looked up by it: there is no DNS."""
+LOCKED = "SFVM_LOCKED"
+"""A variable that package managers have, not empty, when all that they fetch is that of a lock: what the repositories
+have signed with a limited validity may be out of date then."""
 KEPT = "/run/sfvm/packages"
 """A directory that is the same one for every package manager of one appliance, and never part of the guest."""
 ATTACHED = "/dev/disk/by-path/pci-0000:00:02.0-scsi-0:0:001:0"

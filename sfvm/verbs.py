@@ -16,14 +16,16 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 from sfvm.cancellation import Cancellation
 from sfvm.document import Element
-from sfvm.downloads.access import Access
 from sfvm.errors import Place
 from sfvm.events import Listener, ignore
 from sfvm.guest import Guest
+
+if TYPE_CHECKING:  # it takes long to import, and plans fetch nothing
+    from sfvm.downloads.access import Access
 
 PACKAGES = {"steps": "sfvm.steps", "bases": "sfvm.bases", "bundle": "sfvm.bundle.outputs"}
 """Where the built-in verbs of a kind are."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from sfvm.appliance.channel import LogChannel
 from sfvm.appliance.waiting import interruptible, quiet
 from sfvm.errors import ApplianceError
-from sfvm.guest import PROXY, Command, CommandFailed
+from sfvm.guest import LOCKED, PROXY, Command, CommandFailed
 
 if TYPE_CHECKING:
     import guestfs
@@ -36,12 +36,13 @@ ENVIRONMENT = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_P
 
 @dataclass(frozen=True)
 class Relay:
-    """Where the relay of a command connects to on the host, what it says there first, and what the command was
-    refused."""
+    """Where the relay of a command connects to on the host, what it says there first, what the command was refused,
+    and whether it has what a lock names only."""
 
     port: int
     token: str
     refused: Sequence[str] = ()
+    locked: bool = False
 
 
 NOBODY = Relay(1, "nobody")
@@ -82,7 +83,7 @@ class Runner:
             return
         with self.supply.session(command) as (port, session):
             try:
-                yield Relay(port, session.token, session.refused)
+                yield Relay(port, session.token, session.refused, session.policy.locked is not None)
             finally:
                 for line in session.refused:
                     self.channel.log(f"sfvm: refused: {line}")
@@ -143,7 +144,8 @@ class Runner:
             "capture": "yes" if capture else "no",
             "packages": "yes" if command.packages else "no",
         }
-        variables = {**(ENVIRONMENT if command.network else {}), **(command.env or {})}
+        locked = {LOCKED: "yes"} if relay.locked and command.packages else {}
+        variables = {**(ENVIRONMENT if command.network else {}), **locked, **(command.env or {})}
         environment = " ".join(shlex.quote(f"{name}={value}") for name, value in variables.items())
         settings = [f"{name}={shlex.quote(value)}\n" for name, value in job.items()]
         files = {"job": "".join([*settings, f"environment=({environment})\n"]), "script": command.script}

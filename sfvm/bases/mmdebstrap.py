@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from sfvm import apt
 from sfvm.document import Element
 from sfvm.errors import Place, SpecError
-from sfvm.guest import Command, Guest
+from sfvm.guest import KEPT, Command, Guest
+from sfvm.keys import SCHEMA, Keys
+from sfvm.managers import Source
+from sfvm.managers.apt import KEYRINGS, SOURCES, stanza
+from sfvm.managers.manager import placed
 from sfvm.verbs import JSON, Attached, Host
 
 NAMES = r"[A-Za-z0-9][A-Za-z0-9.+_:/=~-]*"
@@ -29,13 +33,16 @@ class Mmdebstrap:
 
         <base><mmdebstrap suite="bookworm" variant="minbase" components="main" include="systemd udev"/></base>
 
-    ``mirror`` left out, or empty, is the tool's own default; ``keyring`` names a file of keys in the appliance that
-    sign it, where they are not the distribution's; ``distribution`` (default debian) is the fact that steps can test.
+    ``mirror`` left out, or empty, is the tool's own default; ``pockets="updates security"`` adds the suites of these
+    names that it has (``noble-updates``). Where its keys are not those of the appliance's own distribution, ``keys``
+    are files beside the spec, or the key at ``key-url`` has the ``fingerprint``: they, and a source that is signed by
+    them, stay in the guest. ``keyring`` names a file of keys in the appliance instead. ``distribution`` (default
+    debian) is the fact that steps can test.
     """
 
     element: ClassVar[str] = "mmdebstrap"
-    version: ClassVar[int] = 3
-    schema: ClassVar[str] = """
+    version: ClassVar[int] = 4
+    schema: ClassVar[str] = f"""
     <element name="mmdebstrap">
       <attribute name="suite"><ref name="word"/></attribute>
       <optional><attribute name="variant"><choice>
@@ -45,7 +52,8 @@ class Mmdebstrap:
       <optional><attribute name="components"><ref name="words"/></attribute></optional>
       <optional><attribute name="include"><ref name="words"/></attribute></optional>
       <optional><attribute name="mirror"><ref name="string"/></attribute></optional>
-      <optional><attribute name="keyring"><ref name="path"/></attribute></optional>
+      <optional><attribute name="pockets"><ref name="words"/></attribute></optional>
+      <optional><attribute name="keyring"><ref name="path"/></attribute></optional>{SCHEMA}
       <optional><attribute name="distribution"><ref name="word"/></attribute></optional>
     </element>"""
 
@@ -54,31 +62,41 @@ class Mmdebstrap:
     components: tuple[str, ...]
     include: tuple[str, ...]
     mirror: str
+    pockets: tuple[str, ...]
     keyring: str | None
+    keys: Keys
     distribution: str
     place: Place
 
     @classmethod
     def parse(cls, element: Element) -> Self:
         components, include = element.words("components") or ("main",), element.words("include")
-        for word in (element.attributes["suite"], *components, *include):
+        distribution = element.get("distribution") or "debian"
+        for word in (element.attributes["suite"], *components, *include, *element.words("pockets"), distribution):
             if not re.fullmatch(NAMES, word):
                 raise SpecError(
-                    f"mmdebstrap: {word!r} is no name of a suite, component or package",
+                    f"mmdebstrap: {word!r} is no name of a suite, component, package or distribution",
                     place=element.place,
                     hint="names are separated by blanks",
                 )
         mirror = element.get("mirror") or ""
         if mirror.startswith("-"):
             raise SpecError(f"mirror {mirror!r} is no URI", place=element.place_of("mirror"), hint="http://HOST/debian")
+        keys = Keys.parse(element)
+        if not mirror and (keys or element.words("pockets")):
+            raise SpecError(
+                "keys and pockets are those of a mirror", place=element.place, hint='say mirror="http://HOST/debian"'
+            )
         return cls(
             element.attributes["suite"],
             element.get("variant") or "minbase",
             components,
             include,
             mirror,
+            element.words("pockets"),
             element.get("keyring"),
-            element.get("distribution") or "debian",
+            keys,
+            distribution,
             element.place,
         )
 
@@ -92,7 +110,9 @@ class Mmdebstrap:
             "components": list(self.components),
             "include": list(self.include),
             "mirror": self.mirror,
+            "pockets": list(self.pockets),
             "keyring": self.keyring,
+            "keys": self.keys.inputs(),
             "distribution": self.distribution,
         }
 
@@ -103,6 +123,9 @@ class Mmdebstrap:
         return ()
 
     def populate(self, guest: Guest, host: Host) -> None:
+        prepare, hooks, sources = "", list[str](), self._lines()
+        if self.keys:
+            prepare, hooks, sources = self._signed(self.keys.write(guest))
         words = [
             "/usr/lib/sfvm/nosync",
             "mmdebstrap",
@@ -121,14 +144,40 @@ class Mmdebstrap:
             '--aptopt=Acquire::Retries "3"',
             '--aptopt=APT::Sandbox::User "root"',
             f'--aptopt=DPkg::Pre-Install-Pkgs:: "{apt.UNPACKED}"',
+            f"--setup-hook={apt.OLD}",
             '--customize-hook=rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap"',
+            *hooks,
             "--customize-hook=" + apt.keep('"$1"'),
             *([f"--include={','.join(self.include)}"] if self.include else []),
             *([f"--keyring={self.keyring}"] if self.keyring else []),
             self.suite,
             "/sysroot",
-            *([self.mirror] if self.mirror else []),
+            *sources,
         ]
-        guest.run(Command(f"{shlex.join(words)}\nsync --file-system /sysroot\n", place="appliance", packages=True))
+        script = f"{prepare}{shlex.join(words)}\nsync --file-system /sysroot\n"
+        guest.run(Command(script, place="appliance", packages=True))
         for name in ("/etc/hostname", "/etc/resolv.conf"):  # mmdebstrap copies the appliance's
             guest.remove(name)
+
+    def _lines(self) -> list[str]:
+        """What mmdebstrap is told of the mirror, which is signed by the keys that it has."""
+        if not self.pockets:
+            return [self.mirror] if self.mirror else []
+        return [f"deb {self.mirror} {suite} {' '.join(self.components)}" for suite in self._suites()]
+
+    def _suites(self) -> list[str]:
+        return [self.suite, *(f"{self.suite}-{pocket}" for pocket in self.pockets)]
+
+    def _signed(self, keys: Sequence[str]) -> tuple[str, list[str], list[str]]:
+        """The same for a source of our own: a script to run before, hooks, and the file. The source is the same one
+        for apt outside and inside, so the keys have one path in both."""
+        paths, prepare = placed(Source(self.distribution, self.mirror), keys, KEYRINGS)
+        file = f"{KEPT}/{self.distribution}.sources"
+        content = stanza(self.mirror, self._suites(), self.components, paths)
+        prepare += f"cat >{file} <<'END'\n{content}END\n"
+        there = f'"$1{SOURCES}"'
+        hooks = [
+            f'--setup-hook=mkdir -p "$1{KEYRINGS}" && cp {" ".join(paths)} "$1{KEYRINGS}/"',
+            f"--customize-hook=mv {there}/0000{self.distribution}.sources {there}/{self.distribution}.sources",
+        ]
+        return prepare, hooks, [file]

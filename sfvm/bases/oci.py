@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from sfvm.archives import TooLarge
-from sfvm.bases import _blobs, _layers
 from sfvm.bases._room import filling
 from sfvm.document import Element
 from sfvm.errors import Place, SpecError
@@ -18,6 +16,11 @@ from sfvm.guest import Guest
 from sfvm.sources import Source
 from sfvm.verbs import JSON, Attached, Host
 
+if TYPE_CHECKING:  # tarfile takes long to import, and few builds begin so
+    from sfvm.sources.blobs import Blobs, Layout
+
+DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+REFERENCE = re.compile(r"docker://([^@\s]+?)(?::[\w][\w.-]{0,127})?@sha256:([0-9a-f]{64})", re.ASCII)
 TREE = "layers.tar"
 
 
@@ -64,7 +67,7 @@ class Oci:
         digest = _digest(element)
         text = element.get("src") or ""
         if text.startswith("docker://"):
-            reference = _blobs.REFERENCE.fullmatch(text)
+            reference = REFERENCE.fullmatch(text)
             if reference is None:
                 raise SpecError(
                     f"src {text!r} does not say which image",
@@ -97,8 +100,7 @@ class Oci:
         digest = self.digest
         if self.path is not None:
             with self._telling():
-                layout = _layout(self.path, Path())
-                digest = _blobs.chosen(layout.index(), digest)
+                digest = _chosen(_layout(self.path, Path()), digest)
         inputs: dict[str, JSON] = {"digest": digest, "facts": dict(self.known)}
         return inputs | (dict(self.source.inputs()) if self.source is not None else {})
 
@@ -106,6 +108,11 @@ class Oci:
         return self.known
 
     def prepare(self, host: Host) -> tuple[Attached, ...]:
+        import shutil
+
+        from sfvm.sources.blobs import Registry, layers
+        from sfvm.sources.layers import flatten
+
         work = host.work / "oci"
         path = self.source.fetch(host) if self.source is not None else self.path
         target = host.work / TREE
@@ -113,14 +120,14 @@ class Oci:
         try:
             with self._telling():
                 work.mkdir(parents=True, exist_ok=True)
-                blobs: _blobs.Blobs
+                blobs: Blobs
                 if path is None:
-                    blobs, digest = _blobs.Registry(self.registry, host), self.digest or ""
+                    blobs, digest = Registry(self.registry, host), self.digest or ""
                 else:
                     blobs = layout = _layout(path, work)
-                    digest = _blobs.chosen(layout.index(), self.digest)
-                found = _blobs.layers(blobs, digest, host.architecture)
-                _layers.flatten([blobs.blob(layer) for layer in found], target, host.size, stop=host.stop)
+                    digest = _chosen(layout, self.digest)
+                found = layers(blobs, digest, host.architecture)
+                flatten([blobs.blob(layer) for layer in found], target, host.size, stop=host.stop)
         finally:
             shutil.rmtree(work, ignore_errors=True)
         return ()
@@ -136,6 +143,10 @@ class Oci:
     @contextmanager
     def _telling(self) -> Iterator[None]:
         """What is wrong with the image as an error with a place."""
+        from sfvm.archives import TooLarge
+        from sfvm.sources.blobs import Wrong
+        from sfvm.sources.layers import Refused
+
         try:
             yield
         except TooLarge as error:
@@ -149,11 +160,11 @@ class Oci:
                 why=f"{error.filename or 'its layers'}: {error.strerror}",
                 hint="make room (`sfvm gc` frees what nothing needs)",
             ) from error
-        except _layers.Refused as error:
+        except Refused as error:
             raise SpecError(
                 f"{self._name} is refused", place=self.place, why=str(error), hint="do not use it"
             ) from None
-        except _blobs.Wrong as error:
+        except Wrong as error:
             raise SpecError(
                 f"{self._name} is not the image that the spec expects",
                 place=self.place,
@@ -162,8 +173,16 @@ class Oci:
             ) from None
 
 
-def _layout(path: Path, work: Path) -> _blobs.Layout:
-    return _blobs.Directory(path) if path.is_dir() else _blobs.Packed(path, work)
+def _layout(path: Path, work: Path) -> Layout:
+    from sfvm.sources.blobs import Directory, Packed
+
+    return Directory(path) if path.is_dir() else Packed(path, work)
+
+
+def _chosen(layout: Layout, digest: str | None) -> str:
+    from sfvm.sources.blobs import chosen
+
+    return chosen(layout.index(), digest)
 
 
 def _digest(element: Element) -> str | None:
@@ -172,7 +191,7 @@ def _digest(element: Element) -> str | None:
     :raises SpecError: it is none
     """
     text = element.get("digest")
-    found = _blobs.DIGEST.fullmatch(text) if text else None
+    found = DIGEST.fullmatch(text) if text else None
     if text and found is None:
         hint = "sha256: and 64 hexadecimal digits, as in index.json"
         raise SpecError(f"digest {text!r} is none", place=element.place_of("digest"), hint=hint)

@@ -16,7 +16,7 @@ from sfvm.errors import Place, SpecError
 from sfvm.guest import Command, Guest
 from sfvm.keys import Keys
 from sfvm.managers.manager import Source
-from sfvm.managers.rpm import KEYS, section
+from sfvm.managers.rpm import FINE, KEYS, section
 from sfvm.verbs import JSON, Attached, Host
 
 HOME = "/run/sfvm/zypper"
@@ -26,17 +26,8 @@ DATABASE = "/usr/lib/sysimage/rpm"
 """Where openSUSE's rpm has its database; Debian's default would be the home directory."""
 MACROS = f"%_dbpath {DATABASE}\n%_netsharedpath /dev:/proc:/sys\n"
 """What is mounted there is not the guest's; rpm would give it the owners and modes of the package filesystem."""
-PROXY = """\
-if [ -n "$http_proxy" ]; then
-    mkdir -p /etc/sysconfig
-    printf '%s\\n' PROXY_ENABLED=yes "HTTP_PROXY='$http_proxy'" "HTTPS_PROXY='$http_proxy'" >/etc/sysconfig/proxy
-fi
-"""
 PATTERN = "pattern()={}"
 """What openSUSE's packages of patterns provide; ``pattern:NAME`` wants a libsolv that Debian has not."""
-FINE = 'case $? in 102|103|107) ;; *) exit "$?" ;; esac'
-"""A script: to reboot, or to restart zypper, is advice; a failed script of a package is no failure to rpm either
-(zypper(8), "EXIT CODES")."""
 TRANSLATED = f"""\
 if [ -x /sysroot/usr/bin/rpmdb ]; then
     rpmdb --root /sysroot --exportdb >{HOME}/headers
@@ -149,7 +140,6 @@ class Zypper:
                 f"export HOME={HOME} LANG=C.UTF-8\n",
                 f"cat >{HOME}/.rpmmacros <<'END'\n{MACROS}END\n",
                 f"cat >{HOME}/repos.d/all.repo <<'END'\n{sections}END\n",
-                PROXY,
                 MOUNTED,
                 f"rpm --root /sysroot --import {listed}\n",
                 f"{zypper} refresh\n",

@@ -69,8 +69,9 @@ def build(
                 f"{gone[0].name} was removed by another process just now", hint="run the same command again"
             )
         for entry in plan.entries:
-            if entry.action == "hit" and repository.current(entry.node.name) != entry.node.key:
-                repository.point(entry.node.name, entry.node.key)
+            node = entry.node
+            if entry.action == "hit" and not node.pin.trial and repository.current(node.name) != node.key:
+                repository.point(node.name, node.key)
         if plan.chains:
             repository.require_space(ROOM + (plan.bytes or 0), "the build")
         if plan.chains or also:

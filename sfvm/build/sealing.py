@@ -104,7 +104,7 @@ class Sealer:
 
 
 def publish(finished: Finished, repository: Repository, stop: Cancellation, listener: Listener) -> Manifest:
-    """Put the node into the repository, and let its name stand for it. Its parent is there.
+    """Put the node into the repository, and let its name stand for it, unless it is a trial. Its parent is there.
 
     :raises SfvmError: it cannot be written, or qemu-img fails
     :raises Cancelled: *stop* asks for it
@@ -148,5 +148,6 @@ def publish(finished: Finished, repository: Repository, stop: Cancellation, list
     )
     with phase(listener, node.name, "publishing"):
         repository.publish(node.key, sealed, manifest)
-        repository.point(node.name, node.key)
+        if not node.pin.trial:
+            repository.point(node.name, node.key)
     return manifest

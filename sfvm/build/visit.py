@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from sfvm import qcow2
 from sfvm.appliance import image as appliance_image
 from sfvm.appliance.launch import launch
-from sfvm.appliance.machine import Drive, Shape
+from sfvm.appliance.machine import Appliance, Drive, Shape
 from sfvm.appliance.profile import baseline
 from sfvm.config import Settings
 from sfvm.downloads.access import Access
@@ -62,6 +63,20 @@ def _enter(
     listener: Listener,
     command: str | None,
 ) -> int:
+    with opened(backing, name, facts, repository, settings, listener) as appliance:
+        return appliance.interactive(command)
+
+
+@contextmanager
+def opened(
+    backing: Path,
+    name: str,
+    facts: Mapping[str, str],
+    repository: Repository,
+    settings: Settings,
+    listener: Listener,
+) -> Iterator[Appliance]:
+    """An appliance with a throw-away overlay over *backing*, the state of a guest called *name*, mounted."""
     image = appliance_image.ensure(settings.cache, listener)
     with tempfile.TemporaryDirectory(dir=repository.temporary(), prefix="visit-") as directory:
         overlay = Path(directory) / "overlay.qcow2"
@@ -80,6 +95,6 @@ def _enter(
             exchange = temporary(repository.temporary(), "exchange")
             appliance.supplied(Access(transfers, Policy.of(settings)), exchange, listener)
             try:
-                return appliance.interactive(command)
+                yield appliance
             finally:
                 transfers.close()

@@ -20,7 +20,6 @@ from sfvm.cli.options import (
     network_options,
     param_option,
     pass_options,
-    resolve,
 )
 from sfvm.cli.output import columns, duration, plural, size, style, write_json
 from sfvm.errors import UsageError, suggestion
@@ -60,6 +59,21 @@ def progress_options(function: Any) -> Any:
             default="auto",
             help="How progress is shown. [auto: live on a terminal]",
         ),
+    ):
+        function = option(function)
+    return function
+
+
+def locked_options(function: Any) -> Any:
+    """``--locked`` and ``--locks`` for commands that may keep to locks."""
+    for option in (
+        click.option(
+            "--locks",
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            metavar="DIR",
+            help="Where lock files are. [beside the specs]",
+        ),
+        click.option("--locked", is_flag=True, help="Use exactly what NODE.lock.xml names; see `sfvm lock`."),
     ):
         function = option(function)
     return function
@@ -124,6 +138,7 @@ def format_options(output: str) -> Decorator:
 )
 @format_options("Where bundles go: DIR/NODE-FORMAT/. [.]")
 @param_option
+@locked_options
 @click.option("-j", "--jobs", type=click.IntRange(min=1), help="Appliances at once. [as the machine allows]")
 @click.option(
     "--on-error",
@@ -144,6 +159,8 @@ def build(
     secrets: Mapping[str, Secret],
     force: bool,
     arguments: dict[str, str],
+    locked: bool,
+    locks: Path | None,
     jobs: int | None,
     on_error: str,
     allow_hosts: tuple[str, ...],
@@ -162,14 +179,16 @@ def build(
       sfvm build web
       sfvm build web db --jobs 2 --param web:site=example
       sfvm build debian --bundle qcow2 --bundle tar --output out/
+      sfvm build debian --locked --offline
       sfvm build web --on-error shell
       sfvm build web --profile web.json
     """
+    from sfvm.cli.locking import wanted
     from sfvm.cli.progress import shown, started
 
     begun = started()
     names = tuple(dict.fromkeys(nodes))
-    resolved = resolve(options, names, arguments)
+    resolved = wanted(options, names, arguments, locked=locked, locks=locks, keep=True)
     settings = options.settings(jobs, allow_hosts)
     requests = _requests(formats, values)
 
@@ -181,8 +200,8 @@ def build(
     repository = options.open()
     todo = tree.plan(resolved, names, repository)
     log = log if todo.chains or requests else "plain"
-    wanted = [output / f"{name}-{request.format.name}" for name in names for request in requests]
-    with _printed(wanted) as made, shown(options, begun, log=log, file=events, trace=profile) as progress:
+    directories = [output / f"{name}-{request.format.name}" for name in names for request in requests]
+    with _printed(directories) as made, shown(options, begun, log=log, file=events, trace=profile) as progress:
         also: list[Job] = []
         if requests:
             from sfvm.bundle import Bundler
@@ -208,9 +227,17 @@ def build(
 @click.command(cls=Command)
 @click.argument("nodes", nargs=-1, required=True, metavar="NODE...", shell_complete=complete_node)
 @param_option
+@locked_options
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @pass_options
-def plan(options: Options, nodes: tuple[str, ...], arguments: dict[str, str], as_json: bool) -> None:
+def plan(
+    options: Options,
+    nodes: tuple[str, ...],
+    arguments: dict[str, str],
+    locked: bool,
+    locks: Path | None,
+    as_json: bool,
+) -> None:
     """Say what a build would do, why, and its cost.
 
     Seconds and bytes are those of the last build of each node.
@@ -222,9 +249,10 @@ def plan(options: Options, nodes: tuple[str, ...], arguments: dict[str, str], as
       sfvm plan web --json | jq .seconds
     """
     from sfvm import tree
+    from sfvm.cli.locking import wanted
 
     names = tuple(dict.fromkeys(nodes))
-    found = tree.plan(resolve(options, names, arguments), names, options.open())
+    found = tree.plan(wanted(options, names, arguments, locked=locked, locks=locks), names, options.open())
     if as_json:
         write_json(_plan_json(found))
         return

@@ -5,11 +5,24 @@ from __future__ import annotations
 import click
 
 from sfvm import __version__
-from sfvm.cli import building, completion, contents, doctor, formats, inspecting, publishing, specs, storage, visiting
+from sfvm.cli import (
+    building,
+    completion,
+    contents,
+    doctor,
+    formats,
+    inspecting,
+    locking,
+    publishing,
+    specs,
+    storage,
+    visiting,
+)
 from sfvm.cli.options import Group
 
 SECTIONS = {
     "Build": (building.build, building.plan, building.bundle, publishing.publish),
+    "Keep": (locking.lock, locking.update, locking.refresh),
     "Look": (
         inspecting.tree,
         inspecting.why,

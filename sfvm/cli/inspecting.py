@@ -6,36 +6,61 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from sfvm.cli.options import Command, Options, complete_built, complete_node, param_option, pass_options, resolve
+from sfvm.cli.options import (
+    Command,
+    Options,
+    complete_built,
+    complete_node,
+    network_options,
+    param_option,
+    pass_options,
+    resolve,
+)
 from sfvm.cli.output import columns, duration, plural, size, style, write_json
 from sfvm.errors import SfvmError, UsageError, suggestion
+
+if TYPE_CHECKING:
+    from sfvm.cli.survey import Entry
 
 
 @click.command(cls=Command)
 @click.argument("nodes", nargs=-1, metavar="[NODE]...", shell_complete=complete_node)
+@click.option("--outdated", is_flag=True, help="Ask the package managers of built nodes what is newer.")
+@network_options
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @pass_options
-def tree(options: Options, nodes: tuple[str, ...], as_json: bool) -> None:
+def tree(options: Options, nodes: tuple[str, ...], outdated: bool, allow_hosts: tuple[str, ...], as_json: bool) -> None:
     """Show what is built, stale and missing.
 
     Without NODE: every spec there is. A stale node was built from inputs that have changed since; `sfvm why NODE`
     names them. Sizes are of the node's own overlay.
 
+    With --outdated a helper VM looks into a throw-away copy of each built node that has no built child, with fresh
+    indexes of its repositories, and counts the newer packages and, where the repository tells (apt, dnf), security
+    fixes. `sfvm refresh NODE` lets a node be built anew.
+
     \b
     Examples:
       sfvm tree
       sfvm tree web                web and its ancestors
+      sfvm tree web --outdated
       sfvm tree --json | jq '.[] | select(.state == "stale") | .name'
     """
-    from sfvm.cli.survey import survey
+    from sfvm.cli import survey
     from sfvm.cli.treelines import branches
 
-    entries = {entry.name: entry for entry in survey(options, nodes)}
+    found = survey.survey(options, nodes)
+    if outdated:
+        from sfvm.cli.progress import Plain
+
+        listener = Plain(sys.stderr, verbose=options.verbose, only_notices=not options.verbose)
+        found = survey.outdated(options.settings(allow_hosts=allow_hosts), found, listener)
+    entries = {entry.name: entry for entry in found}
     if as_json:
         write_json([entry.to_json() for entry in entries.values()])
         return
@@ -50,11 +75,20 @@ def tree(options: Options, nodes: tuple[str, ...], as_json: bool) -> None:
                 style(margin, dim=True) + style(name, bold=entry.state == "built"),
                 style(entry.state, fg=looks[entry.state], dim=entry.state == "missing"),
                 size(entry.size) if entry.size is not None else "",
+                *((_waiting(entry),) if outdated else ()),
                 style(entry.note, dim=True),
             )
         )
     for line in columns(rows):
         click.echo(line)
+
+
+def _waiting(entry: Entry) -> str:
+    if not entry.waiting:
+        return ""
+    fixes = sum(waiting.security for waiting in entry.waiting)
+    newer = f"{len(entry.waiting)} newer"
+    return style(f"{newer}, {fixes} security" if fixes else newer, fg="red" if fixes else "yellow")
 
 
 @click.command(cls=Command)

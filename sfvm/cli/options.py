@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sfvm.config import Settings
     from sfvm.repository import Repository
     from sfvm.spec.library import Library
-    from sfvm.tree import Node
+    from sfvm.tree import Node, Pin
 
 
 CONNECTIONS = ("auto", "direct")
@@ -34,6 +34,7 @@ class Options:
     verbose: bool = False
     no_color: bool = False
     no_warm: bool = False
+    offline: bool = False
 
     def settings(self, jobs: int | None = None, allow_hosts: Sequence[str] = ()) -> Settings:
         """The settings that follow from these options, the environment and config.toml."""
@@ -45,6 +46,7 @@ class Options:
             jobs=jobs,
             specs=self.specs,
             warm=False if self.no_warm else None,
+            offline=self.offline or None,
             allow_hosts=allow_hosts,
         )
 
@@ -93,12 +95,20 @@ def resolve(options: Options, names: Sequence[str], arguments: Mapping[str, str]
 
     library = options.library()
     require(library, names)
-    return tree.resolve(library, tuple(dict.fromkeys(names)), arguments or {})
+    return tree.resolve(library, tuple(dict.fromkeys(names)), arguments or {}, pins(options))
+
+
+def pins(options: Options) -> Mapping[str, Pin]:
+    """What refreshes on purpose tie nodes to."""
+    from sfvm.repository.stamps import Stamps
+    from sfvm.tree import Pin
+
+    return {name: Pin(refreshed=stamp) for name, stamp in Stamps(options.settings().repository).all().items()}
 
 
 def complete_node(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Shell completion of node names."""
-    names = {path.stem for folder in options_of(context).settings().specs for path in folder.glob("*.xml")}
+    names = options_of(context).library().names()
     return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
 
 
@@ -191,6 +201,7 @@ def global_options() -> list[click.Option]:
         ),
         option("--connection", metavar="NAME", help="auto, direct (QEMU without libvirt) or a libvirt URI. [auto]"),
         option("--no-warm", is_flag=True, help="Boot the helper VM, do not restore a saved one."),
+        option("--offline", is_flag=True, help="Download nothing: use what the download cache has."),
         option("-q", "--quiet", is_flag=True, help="Results and errors only."),
         option("-v", "--verbose", is_flag=True, help="Show the output of steps too."),
         option("--no-color", is_flag=True, help="No colours (as with NO_COLOR)."),

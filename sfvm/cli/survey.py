@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sfvm.cli.options import Options, require
+from sfvm.cli.options import Options, pins, require
 from sfvm.errors import SfvmError
+from sfvm.tree.node import canonical
 
 if TYPE_CHECKING:
-    from sfvm.repository import Repository
+    from sfvm.config import Settings
+    from sfvm.events import Listener
+    from sfvm.managers.waiting import Waiting
+    from sfvm.repository import Manifest, Repository
     from sfvm.spec.library import Library
-    from sfvm.tree import Node
+    from sfvm.tree import Node, Pin
 
 
 @dataclass(frozen=True)
 class Entry:
     """A node. *state*: ``built``, ``stale`` (built from other inputs), ``missing``, ``invalid`` (its spec; *note*
-    says why) or ``unspecified`` (in the repository, without a spec). *size* is its overlay's bytes."""
+    says why) or ``unspecified`` (in the repository, without a spec). *size* is its overlay's bytes. *waiting* are the
+    newer packages of what its name stands for, ``name``, ``before``, ``after``, ``security`` each (None: not asked)."""
 
     name: str
     parent: str | None
@@ -28,9 +34,13 @@ class Entry:
     depth: int = 0
     summary: str = ""
     note: str = ""
+    waiting: tuple[Waiting, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        found = asdict(self)
+        if self.waiting is None:
+            del found["waiting"]
+        return found
 
 
 def survey(options: Options, names: Sequence[str] = ()) -> list[Entry]:
@@ -44,9 +54,10 @@ def survey(options: Options, names: Sequence[str] = ()) -> list[Entry]:
     library, repository = options.library(), options.open()
     if names:
         require(library, names)
-        return [_entry(node, repository) for node in tree.resolve(library, tuple(dict.fromkeys(names)), {})]
-    nodes, problems = resolve_all(library)
-    entries = [_entry(node, repository) for node in nodes.values()]
+        found = tree.resolve(library, tuple(dict.fromkeys(names)), {}, pins(options))
+        return _entries(found, repository)
+    nodes, problems = resolve_all(library, pins(options))
+    entries = _entries(nodes.values(), repository)
     entries += [Entry(name, _parent(library, name), "invalid", note=str(e.what)) for name, e in problems.items()]
     known = {entry.name for entry in entries}
     for name in sorted(set(repository.names()) - known):
@@ -66,7 +77,38 @@ def survey(options: Options, names: Sequence[str] = ()) -> list[Entry]:
     return entries
 
 
-def resolve_all(library: Library) -> tuple[dict[str, Node], dict[str, SfvmError]]:
+def outdated(settings: Settings, entries: Sequence[Entry], listener: Listener) -> list[Entry]:
+    """*entries* with what is newer than the packages of those that are in the repository: one appliance is started for
+    each that is no ancestor of another.
+
+    :raises SfvmError: a package manager cannot say, or an appliance cannot be started
+    """
+    from sfvm.build import outdated as looks
+    from sfvm.repository import Repository
+
+    repository = Repository(settings.repository)
+    keys = {entry.name: key for entry in entries if (key := repository.current(entry.name)) and repository.built(key)}
+    manifests = {key: repository.manifest(key) for key in keys.values()}
+    found: dict[str, dict[str, Waiting]] = {key: {} for key in manifests}
+    for top in looks.tops(manifests.values()):
+        told = looks.look(top, repository, settings, listener)
+        for key, waiting in looks.spread(_chain(top, repository), told).items():
+            if key in found:
+                found[key].update({one.name: one for one in waiting})
+    return [
+        replace(entry, waiting=tuple(found[keys[entry.name]].values())) if entry.name in keys else entry
+        for entry in entries
+    ]
+
+
+def _chain(manifest: Manifest, repository: Repository) -> list[Manifest]:
+    chain = [manifest]
+    while chain[0].parent is not None:
+        chain.insert(0, repository.manifest(chain[0].parent))
+    return chain
+
+
+def resolve_all(library: Library, refreshed: Mapping[str, Pin]) -> tuple[dict[str, Node], dict[str, SfvmError]]:
     """Every node by name, parents first, and what is wrong with the specs that give none.
 
     All at once where all is well; else by halves, so that one bad spec does not hide the others.
@@ -79,7 +121,7 @@ def resolve_all(library: Library) -> tuple[dict[str, Node], dict[str, SfvmError]
     while pending:
         names = pending.pop()
         try:
-            for node in tree.resolve(library, names, {}):
+            for node in tree.resolve(library, names, {}, refreshed):
                 nodes.setdefault(node.name, node)
         except SfvmError as error:
             if len(names) == 1:
@@ -90,17 +132,40 @@ def resolve_all(library: Library) -> tuple[dict[str, Node], dict[str, SfvmError]
     return nodes, problems
 
 
-def _entry(node: Node, repository: Repository) -> Entry:
-    last = repository.last(node.name)
-    if repository.built(node.key):
-        size = last.get("size") if last and last.get("key") == node.key else repository.manifest(node.key).size
-        state, note = "built", ""
-    elif last is not None:
-        state, size, note = "stale", last.get("size"), f"see `sfvm why {node.name}`"
-    else:
-        state, size, note = "missing", None, node.definition.summary
-    parent = node.parent.name if node.parent else None
-    return Entry(node.name, parent, state, node.key, size, node.depth, node.definition.summary, note)
+def _entries(nodes: Iterable[Node], repository: Repository) -> list[Entry]:
+    """The entries of *nodes*, parents first."""
+    locked: dict[str, str] = {}
+    entries = []
+    for node in nodes:
+        last = repository.last(node.name)
+        note = ""
+        if repository.built(node.key):
+            state = "built"
+            size = last.get("size") if last and last.get("key") == node.key else repository.manifest(node.key).size
+        elif last is None:
+            state, size, note = "missing", None, node.definition.summary
+        elif repository.built(last.get("key", "")) and _locked(node, last, locked):
+            state, size, note = "built", last.get("size"), "from its lock"
+            locked[node.name] = last["key"]
+        else:
+            state, size, note = "stale", last.get("size"), f"see `sfvm why {node.name}`"
+        parent = node.parent.name if node.parent else None
+        entries.append(Entry(node.name, parent, state, node.key, size, node.depth, node.definition.summary, note))
+    return entries
+
+
+def _locked(node: Node, last: Mapping[str, Any], built: Mapping[str, str]) -> bool:
+    """Whether *last*, the manifest of a node that is there, is that of *node* but for locks. *built* are the keys of
+    ancestors of which that is true."""
+    was, now = last["inputs"], json.loads(canonical(node.inputs))
+    pinned = dict(was.get("pinned", {}))
+    lock = pinned.pop("lock", None)
+    if {**was, "parent": None, "pinned": pinned} != {**now, "parent": None, "pinned": now.get("pinned", {})}:
+        return False
+    if node.parent is None:
+        return lock is not None
+    below = built.get(node.parent.name)
+    return last["parent"] == (below or node.parent.key) and (below or lock) is not None
 
 
 def _parent(library: Library, name: str) -> str | None:

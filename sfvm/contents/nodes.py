@@ -11,7 +11,7 @@ from sfvm.contents import comparison, scripts
 from sfvm.contents.comparison import Files
 from sfvm.contents.entry import Entry
 from sfvm.contents.trees import Trees, reading
-from sfvm.events import Listener
+from sfvm.events import Listener, Notice
 from sfvm.repository import Manifest, Repository
 
 
@@ -25,6 +25,8 @@ def compare(
     if before.key == after.key:
         return Files(), {}
     kin = Kin.of(before, after, repository)
+    if kin is None:
+        listener(Notice(f"{before.name} and {after.name} have no common ancestor: all their files are read"))
     with reading((before, after), repository, settings, listener) as trees:
         old, new = _entries(trees, kin)
         digests = trees.digests(comparison.undecided(old, new))

@@ -45,12 +45,13 @@ for (@devices) {
     my $super = bytes($file, 1024, 1024);
     my ($blocks, $first, $log, $per, $inodes) = unpack 'x4 V x12 V V x4 V x4 V', $super;
     my ($magic, $size, $incompatible, $descriptor) = unpack 'x56 v x30 v x6 V x154 v', $super;
-    exit unless $magic == 0xEF53 and $per and $inodes and not $incompatible & 0x10;
+    exit unless $magic == 0xEF53 and $per and $inodes and $size >= 128 and not $incompatible & 0x10;
     my $block = 1024 << $log;
     my $wide = $incompatible & 0x80;
     $descriptor = 32 unless $wide;
     $blocks += (unpack 'x336 V', $super)[0] << 32 if $wide;
     my $groups = int(($blocks - $first + $per - 1) / $per);
+    exit unless $descriptor >= 32 and $groups * $descriptor <= 1 << 26;
     my $all = bytes($file, ($first + 1) * $block, $groups * $descriptor);
     my @places;
     for (0 .. $groups - 1) {
@@ -120,7 +121,7 @@ while (<STDIN>) {
 
 def names_script(stamp: str) -> str:
     """Lists all names, each after its *stamp*."""
-    return f"find . -xdev -printf {shlex.quote(f'{stamp} %p')}'\\0' >$here/found"
+    return f"find . -printf {shlex.quote(f'{stamp} %p')}'\\0' >$here/found"
 
 
 def parse_names(output: bytes) -> dict[bytes, bytes]:
@@ -140,7 +141,7 @@ def wanted(paths: Iterable[bytes]) -> bytes:
     return b"".join(b"./%s\0" % path if path != b"." else b".\0" for path in paths)
 
 
-EVERYTHING = "wanted=$here/wanted\nfind . -xdev -print0 >$wanted\n"
+EVERYTHING = "wanted=$here/wanted\nfind . -print0 >$wanted\n"
 """Before another script: all names are wanted."""
 ENTRIES_SCRIPT = f"""perl -e {shlex.quote(DETAILS)} <$wanted >$here/found
 xargs -0 getfattr --no-dereference --dump --match=- --encoding=hex --absolute-names <$wanted >$here/more 2>/dev/null ||

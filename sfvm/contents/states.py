@@ -21,24 +21,25 @@ from sfvm.repository import Manifest, Repository
 
 @dataclass(frozen=True)
 class State:
-    """One side of a comparison; *packages* are installed, *artifacts* None where there are none, *size* in bytes.
-    *source* is where its files are."""
+    """One side of a comparison: a *kind*, the *name* and *key* of the node that it is (or is of), *size* in bytes, and
+    *artifacts*, None where there are none. *source* knows its files, *path* is where it lies outside of the
+    repository."""
 
     kind: str
     name: str
     key: str
     packages: Sequence[Package]
     size: int
-    source: Manifest | Bundle
+    source: Manifest | Bundle | None = None
     artifacts: Mapping[str, Blob] | None = None
+    path: Path | None = None
 
     @property
     def label(self) -> str:
-        where = self.source.directory if isinstance(self.source, Bundle) else self.key[:12]
-        return f"{self.name} ({where})"
+        return f"{self.name} ({self.path or self.key[:12]})"
 
     def to_json(self) -> dict[str, Any]:
-        where = {"directory": str(self.source.directory)} if isinstance(self.source, Bundle) else {}
+        where = {"path": str(self.path)} if self.path else {}
         return {"kind": self.kind, "name": self.name, "key": self.key, **where}
 
 
@@ -69,7 +70,7 @@ def _node(manifest: Manifest) -> State:
 
 def _bundle(directory: Path) -> State:
     found = bundles.opened(directory)
-    return State("bundle", found.name, found.key, found.packages, found.size, found, found.blobs)
+    return State("bundle", found.name, found.key, found.packages, found.size, found, found.blobs, directory)
 
 
 def compare(

@@ -23,7 +23,7 @@ from sfvm.downloads.exchange import Exchange
 from sfvm.downloads.fetched import Fetched
 from sfvm.downloads.policy import Policy, Refused, authority
 from sfvm.downloads.store import Entry
-from sfvm.downloads.transfer import FAILURES, Reader, Unkept
+from sfvm.downloads.transfer import FAILURES, Reader, Unkept, WrongDigest
 from sfvm.downloads.tunnel import Tunnel
 from sfvm.downloads.upstream import STALLED, Answer, Broken, Line, Target
 
@@ -148,6 +148,8 @@ class Handler(BaseHTTPRequestHandler):
             self._fail(403, str(refused))
         except (*FAILURES, ValueError) as error:
             self.close_connection = True
+            if isinstance(error, WrongDigest) or isinstance(error.__cause__, WrongDigest):
+                self._session.refused.append(f"{self.path.partition('?')[0]}: {error}")
             if not self.answered:
                 self._fail(502, f"{type(error).__name__}: {error}".encode("ascii", "replace").decode())
 
@@ -224,6 +226,11 @@ class Handler(BaseHTTPRequestHandler):
         try:
             with access.transfers.follow(target, policy, headers, expected) as reader, self._ending(reader.cancel):
                 head = reader.head()
+                if policy.locked is not None and head.status != 200:
+                    raise Refused(
+                        f"the lock has it, the download cache does not, and the server says {head.status} "
+                        f"{head.reason}: another mirror may have it, or make a new lock (sfvm update)"
+                    )
                 if head.status != 304:
                     self._follow(target, reader, begun)
                     return

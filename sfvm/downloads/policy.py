@@ -17,7 +17,6 @@ to a port that is listed with its host.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -63,7 +62,7 @@ class Policy:
                 raise UsageError(f"{host!r} is no host to allow", hint="example.org, *.example.org or HOST:PORT")
         urls = [place for value in values if (place := _place_of(value)) is not None]
         named = frozenset(place for text in (*hosts, *urls) if (place := _named(text)) is not None)
-        return cls(allowed=(*hosts, *sorted(named)) if hosts else None, named=named)
+        return cls(allowed=(*hosts, *sorted(named)) if hosts else None, named=named, offline=settings.offline)
 
     def asking(self, hosts: tuple[str, ...] | None) -> Policy:
         """The same for a command that may reach *hosts* (None: all that the policy allows)."""
@@ -143,6 +142,8 @@ def _named(text: str) -> str | None:
 
 def _is_ours(host: str) -> bool:
     """Whether *host*, a name or an address, is the host itself, or what only the host should reach."""
+    import ipaddress  # for builds only
+
     host = host.lower().rstrip(".").partition("%")[0]
     if host == "localhost" or host.endswith(".localhost"):
         return True

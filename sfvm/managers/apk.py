@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from sfvm.errors import StepError
+from sfvm.document import Element
+from sfvm.errors import SpecError, StepError
 from sfvm.managers.manager import Addition, Manager, Source
 
 REPOSITORIES = "/etc/apk/repositories"
@@ -47,3 +48,19 @@ MANAGER = Manager(
     unhold=lambda names: "\n".join(f"! apk info -e {name} || apk add {name}" for name in names),
     add=_add,
 )
+
+
+def rsa_keys(element: Element) -> dict[str, str]:
+    """The files of the attribute ``rsa-keys`` by name.
+
+    :raises SpecError: one is no RSA key (PEM: RFC 7468)
+    """
+    found = {}
+    for file in element.files("rsa-keys"):
+        content = file.read_text(encoding="ascii", errors="replace") if file.is_file() else ""
+        if not content.startswith("-----BEGIN PUBLIC KEY-----\n"):
+            raise SpecError(
+                f"{file.name} is no RSA key in PEM form", place=element.place_of("rsa-keys"), hint="see apk-keys(5)"
+            )
+        found[file.name] = content
+    return found

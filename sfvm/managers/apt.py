@@ -7,14 +7,18 @@ from collections.abc import Sequence
 
 from sfvm import apt
 from sfvm.errors import StepError
+from sfvm.guest import LOCKED
 from sfvm.managers.manager import Addition, Manager, Source, placed
 
 COMMAND = (
     "apt-get -q -y -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-unsafe-io -o Dpkg::Options::=--force-confdef "
     "-o Dpkg::Options::=--force-confold -o Acquire::Languages=none -o Acquire::Retries=3 -o Acquire::PDiffs=false "
     f"-o Dir::State::lists={apt.LISTS} -o Dir::Cache::pkgcache={apt.HOME}/pkgcache.bin "
+    f"-o Acquire::Check-Valid-Until=${{{LOCKED}:+false}} "
     f"-o Dir::Cache::srcpkgcache={apt.HOME}/srcpkgcache.bin -o DPkg::Pre-Install-Pkgs::={shlex.quote(apt.UNPACKED)}"
 )
+KEYRINGS = "/etc/apt/keyrings"
+SOURCES = "/etc/apt/sources.list.d"
 
 
 def stanza(url: str, suites: Sequence[str], components: Sequence[str], signed_by: Sequence[str]) -> str:
@@ -40,9 +44,9 @@ def _add(source: Source, keys: Sequence[str]) -> Addition:
             why="its packages carry no signatures of their own",
             hint='leave out signed="packages"',
         )
-    paths, script = placed(source, keys, "/etc/apt/keyrings")
+    paths, script = placed(source, keys, KEYRINGS)
     content = stanza(source.url, source.suites, source.components, paths)
-    return Addition({f"/etc/apt/sources.list.d/{source.name}.sources": content}, script)
+    return Addition({f"{SOURCES}/{source.name}.sources": content}, script)
 
 
 def _mark(what: str, names: Sequence[str]) -> str:
@@ -52,7 +56,8 @@ def _mark(what: str, names: Sequence[str]) -> str:
 MANAGER = Manager(
     "apt",
     "/usr/bin/apt-get",
-    apt.refresh(f"{COMMAND} update"),
+    # Without it apt is content with the indexes that it could get.
+    apt.refresh(f"{COMMAND} -o APT::Update::Error-Mode=any update"),
     # A version that a spec names may be an older one.
     f"{COMMAND} {{recommends}} --allow-downgrades install {{}}",
     f"{COMMAND} --auto-remove purge {{}}",

@@ -1,5 +1,6 @@
 """pacman: Arch and its kin. It knows one version of a package, that of the repository: ``name=version`` fails, in its
-own words, where this is another."""
+own words, where this is another. Arch supports no machine of which a part is upgraded: what is installed comes with an
+upgrade of all that is not held."""
 
 from __future__ import annotations
 
@@ -48,7 +49,7 @@ MANAGER = Manager(
     "pacman",
     "/usr/bin/pacman",
     "pacman -Sy --noconfirm",
-    "pacman -S --noconfirm --needed {}",
+    "pacman -Su --noconfirm --needed {}",
     "pacman -Rns --noconfirm {}",
     "pacman -Su --noconfirm",
     "rm -rf /var/cache/pacman/pkg/* /var/lib/pacman/sync/*",

@@ -10,6 +10,10 @@ from sfvm.managers.manager import Addition, Manager, Source, literal, placed
 KEYS = "/etc/pki/rpm-gpg"
 HELD = "/etc/dnf/dnf.conf"
 
+FINE = 'case $? in 102|103|107) ;; *) exit "$?" ;; esac'
+"""What follows ``zypper … ||``: to reboot, or to restart zypper, is advice; and a failed script of a package is no
+failure to rpm either (zypper(8), "EXIT CODES")."""
+
 
 def section(source: Source, keys: Sequence[str], *more: str) -> str:
     """A repository's section; *keys* are paths. Signatures of packages are always checked, those of the index unless
@@ -74,10 +78,11 @@ ZYPPER = Manager(
     "zypper",
     "/usr/bin/zypper",
     "zypper -n refresh",
-    "zypper -n install --oldpackage {recommends} {}",
-    "zypper -n remove --clean-deps {}",
-    "zypper -n update {recommends}",
-    "zypper clean --all",
+    f"zypper -n install --oldpackage {{recommends}} {{}} || {FINE}",
+    f"zypper -n remove --clean-deps {{}} || {FINE}",
+    f"zypper -n update {{recommends}} || {FINE}",
+    # What names the machine to the mirrors is not for two of them.
+    "zypper clean --all; rm -f /var/lib/zypp/AnonymousUniqueId",
     hold=lambda names: f"zypper -n addlock {' '.join(names)}",
     unhold=lambda names: f"zypper -n removelock {' '.join(names)}",
     add=_zypper_add,

@@ -16,6 +16,7 @@ from sfvm import qcow2
 from sfvm.downloads.store import Store
 from sfvm.errors import RepositoryError, SfvmError
 from sfvm.repository.files import Lock, sync, wait, writing
+from sfvm.repository.kept import Kept
 from sfvm.repository.manifest import KEY
 from sfvm.repository.work import Work
 
@@ -144,7 +145,9 @@ class _Collector:
         work = self.work(work_age)
         self.quarantine()
         self.finished(needed)
-        for path in (*leftovers(self.repository), *Store(self.repository.downloads).outdated(self.fetched(needed))):
+        needed_downloads = self.fetched(needed) | Kept(self.repository.root).all()
+        downloads = Store(self.repository.downloads).outdated(needed_downloads)
+        for path in (*leftovers(self.repository), *downloads):
             self.remove(path)
         self.drafts()
         return Removed(tuple(nodes), tuple(work), self.files, self.bytes)

@@ -18,6 +18,7 @@ from sfvm.errors import RepositoryError, SfvmError, UsageError, suggestion
 from sfvm.repository import adoption, collection, twins, verification
 from sfvm.repository.collection import Removed
 from sfvm.repository.files import holder, keep, listing, sync, wait, write_atomically, writing
+from sfvm.repository.kept import Kept
 from sfvm.repository.manifest import Manifest
 from sfvm.repository.names import Names
 from sfvm.repository.quarantine import set_aside_strangers
@@ -42,6 +43,7 @@ class Repository:
         layers/<key>.qcow2        sealed overlays, 0444; <key>.flat.qcow2 (and .flat.sha256): flattened twins
         nodes/<key>.json          manifests
         names/<name>              what a name has stood for, a JSON line each
+        refreshed/<name>          when it was refreshed on purpose; locks/<name>: downloads that its lock keeps
         finished/<key>.<digest>/  nodes made ready for a layout, for the next bundle
         work/<key>/               checkpoints and journal of an unfinished build
         logs/<key>.log, downloads/sha256/, downloads/url/, quarantine/, tmp/
@@ -198,11 +200,13 @@ class Repository:
         self._names.point(name, key)
 
     def remove(self, name: str) -> None:
-        """Forget *name*. Its node stays as long as a descendant has a name; :meth:`gc` frees what nothing needs.
+        """Forget *name*, and keep no downloads for its lock. Its node stays as long as a descendant has a name;
+        :meth:`gc` frees what nothing needs.
 
         :raises UsageError: there is no such name
         """
         self._names.remove(name)
+        Kept(self.root).drop(name)
 
     # Building
 

@@ -223,11 +223,9 @@ def _keyed(manifest: Manifest) -> bool:
     if inputs.get("version") != tree.VERSION:
         return True
     try:
-        base = tree.digest(["base", tree.VERSION, inputs["base"], inputs["disk"]])
-        base_key = inputs["parent"]["key"] if inputs["parent"] else base
         if (inputs["parent"]["key"] if inputs["parent"] else None) != manifest.parent:
             return False
-        key = base_key
+        key = base_key = tree.start(manifest.parent, inputs["base"], inputs["disk"], inputs.get("pinned", {}))
         for step in inputs["steps"]:
             meaning = {name: step[name] for name in ("element", "version", "inputs")}
             key = tree.digest(["step", key, meaning])

@@ -13,7 +13,8 @@ from sfvm.spec.model import Spec
 
 
 class Library:
-    """The filesystem specs ``NAME.xml`` directly in *directories*; fragments belong in directories below them.
+    """The filesystem specs ``NAME.xml`` directly in *directories*; fragments belong in directories below them. A
+    ``NAME.lock.xml`` is no spec.
 
     Directories are listed once and a spec is read once, when first asked for; directories that do not exist hold
     nothing.
@@ -42,7 +43,7 @@ class Library:
             with entries:
                 for entry in entries:
                     name, suffix = os.path.splitext(entry.name)  # noqa: PTH122  counts: a thousand specs
-                    if suffix == ".xml" and name not in found and entry.is_file():
+                    if suffix == ".xml" and name not in found and not name.endswith(".lock") and entry.is_file():
                         found[name] = directory / entry.name
         return found
 

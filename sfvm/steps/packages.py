@@ -17,8 +17,9 @@ POLICY = "/usr/sbin/policy-rc.d"
 REFUSE = b"#!/bin/sh\n# No service starts while packages are installed.\nexit 101\n"
 INITRAMFS = "/etc/initramfs-tools/update-initramfs.conf"
 LATER = b"# No initramfs is made while packages are installed.\nupdate_initramfs=no\n"
-NO_INITRD = {"INITRD": "No"}
-"""The same to the hooks of a new kernel (``/etc/kernel/postinst.d``), which do not look at that file."""
+NO_INITRD = {"INITRD": "No", "KERNEL_INSTALL_BYPASS": "1"}
+"""The same to the hooks of a new kernel (``/etc/kernel/postinst.d``), which do not look at that file, and to
+kernel-install(8)."""
 
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9.+_-]*"
@@ -92,7 +93,9 @@ class Packages:
         return f"packages {text if len(text) <= 70 else text[:69] + '…'}"
 
     def inputs(self) -> Mapping[str, JSON]:
-        return {**asdict(self.change), "initramfs": self.initramfs}
+        values = asdict(self.change).items()
+        lists = {name: list(value) if isinstance(value, tuple) else value for name, value in values}
+        return {**lists, "initramfs": self.initramfs}
 
     def run(self, guest: Guest) -> None:
         script = find(guest).script(self.change)

@@ -12,6 +12,7 @@ from sfvm.errors import Place, SpecError
 from sfvm.guest import Command, Guest
 from sfvm.keys import SCHEMA, Keys
 from sfvm.managers import Source, find
+from sfvm.managers.apk import rsa_keys
 from sfvm.steps._common import word
 from sfvm.verbs import JSON
 
@@ -66,7 +67,7 @@ class Repository:
                     place=element.place,
                     hint="names are separated by blanks",
                 )
-        rsa = _rsa(element)
+        rsa = rsa_keys(element)
         keys = Keys.parse(element)
         if not (keys or rsa):
             raise SpecError(
@@ -107,19 +108,3 @@ class Repository:
         for path, content in addition.files.items():
             guest.write(path, content.encode())
         guest.run(Command(addition.script, packages=True, network=False))
-
-
-def _rsa(element: Element) -> dict[str, str]:
-    """The files of the attribute ``rsa-keys`` by name.
-
-    :raises SpecError: one is no RSA key (PEM: RFC 7468)
-    """
-    found = {}
-    for file in element.files("rsa-keys"):
-        content = file.read_text(encoding="ascii", errors="replace") if file.is_file() else ""
-        if not content.startswith("-----BEGIN PUBLIC KEY-----\n"):
-            raise SpecError(
-                f"{file.name} is no RSA key in PEM form", place=element.place_of("rsa-keys"), hint="see apk-keys(5)"
-            )
-        found[file.name] = content
-    return found

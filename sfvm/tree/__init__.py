@@ -2,6 +2,7 @@
 
 from sfvm.tree.explain import Difference, explain
 from sfvm.tree.node import Node, StepInputs, resolve
+from sfvm.tree.pin import Pin
 from sfvm.tree.plan import History, Plan, PlanEntry, plan
 
-__all__ = ["Difference", "History", "Node", "Plan", "PlanEntry", "StepInputs", "explain", "plan", "resolve"]
+__all__ = ["Difference", "History", "Node", "Pin", "Plan", "PlanEntry", "StepInputs", "explain", "plan", "resolve"]

@@ -74,6 +74,7 @@ def _own(now: Inputs, was: Inputs, prefix: str) -> list[Difference]:
         )
     found += _values(f"{prefix}disk", was.get("disk"), now["disk"])
     found += _verb(f"{prefix}base", was.get("base"), now["base"])
+    found += _pins(was.get("pinned", {}), now.get("pinned", {}), prefix)
     found += _steps(was.get("steps", []), now["steps"], prefix)
     arguments = [
         _change(f"{prefix}param {name}", *values)
@@ -81,6 +82,15 @@ def _own(now: Inputs, was: Inputs, prefix: str) -> list[Difference]:
     ]
     # A param that changes nothing else does not change the key; where something else changed, it may be the cause.
     return arguments + found if found else []
+
+
+def _pins(was: Mapping[str, str], now: Mapping[str, str], prefix: str) -> Iterator[Difference]:
+    for name, before, after in _pairs(was, now):
+        if name == "refreshed":
+            text = f"refreshed on purpose, {after}" if after else f"the refresh of {before} does not count any more"
+        else:
+            text = "built from another lock" if before and after else "locked" if after else "not locked any more"
+        yield Difference(f"{prefix}{name}", before, after, f"{prefix}{text}")
 
 
 def _steps(was: Sequence[Inputs], now: Sequence[Inputs], prefix: str) -> Iterator[Difference]:

@@ -4,9 +4,9 @@ A key is the SHA-256 of canonical JSON. Only the expanded meaning counts: elemen
 the disk, the machine's architecture, and the parent's key. Places, comments, formatting, summaries and names do not,
 and params only through what they change.
 
-The keys of a node form a chain: ``base_key`` (a root's base and disk, or the parent's key), then one key per step,
-each covering everything up to and including its step. The node's key is that of its last step; a node without steps
-has the hash of ``["node", base_key]``, so that it is never confused with its parent.
+The keys of a node form a chain: ``base_key`` (a root's base and disk, or the parent's key, and what pins the node to a
+moment), then one key per step, each covering everything up to and including its step. The node's key is that of its
+last step; a node without steps has the hash of ``["node", base_key]``, so that it is never confused with its parent.
 
 No function here recurses over the tree's depth.
 """
@@ -17,12 +17,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from sfvm.errors import SpecError, UsageError, suggestion
 from sfvm.spec.expansion import expand
 from sfvm.spec.library import Library
 from sfvm.spec.model import Definition, Spec
+from sfvm.tree.pin import UNPINNED, Pin
 from sfvm.verbs import JSON
 
 VERSION = 1
@@ -55,6 +57,7 @@ class Node:
     steps: tuple[StepInputs, ...] = field(repr=False)
     inputs: Mapping[str, JSON] = field(repr=False)
     depth: int
+    pin: Pin = field(default=UNPINNED, repr=False)
 
     @property
     def name(self) -> str:
@@ -85,10 +88,22 @@ def digest(value: JSON) -> str:
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
-def resolve(library: Library, names: Sequence[str], arguments: Mapping[str, str]) -> tuple[Node, ...]:
+def start(parent: str | None, base: JSON, disk: JSON, pinned: Mapping[str, JSON]) -> str:
+    """The ``base_key`` of a node upon the node with the key *parent*, or of a root with *base* and *disk*."""
+    key = parent or digest(["base", VERSION, base, disk])
+    return digest(["pinned", key, dict(pinned)]) if pinned else key
+
+
+def resolve(
+    library: Library,
+    names: Sequence[str],
+    arguments: Mapping[str, str],
+    pins: Mapping[str, Pin] = MappingProxyType({}),
+) -> tuple[Node, ...]:
     """The nodes *names* and all their ancestors, parents first, each once.
 
-    *arguments* are values of params: ``name`` for every node that declares it, ``NODE:name`` for one node.
+    *arguments* are values of params: ``name`` for every node that declares it, ``NODE:name`` for one node. *pins* are
+    those of nodes by name.
 
     :raises SpecError: a missing spec or parent, a cycle of parents, or whatever is wrong with a spec
     :raises UsageError: an argument that no node declares
@@ -101,20 +116,18 @@ def resolve(library: Library, names: Sequence[str], arguments: Mapping[str, str]
         definition = expand(
             spec, given[spec.name], parent.definition.facts if parent else {}, library_dirs=library.directories
         )
-        nodes[spec.name] = make(definition, parent)
+        nodes[spec.name] = make(definition, parent, pins.get(spec.name, UNPINNED))
     return tuple(nodes.values())
 
 
-def make(definition: Definition, parent: Node | None) -> Node:
-    """The node of *definition* upon *parent*: reads what its steps refer to and computes the keys.
+def make(definition: Definition, parent: Node | None, pin: Pin = UNPINNED) -> Node:
+    """The node of *definition* upon *parent*, pinned by *pin*: reads what its steps refer to and computes the keys.
 
     :raises SpecError: when a file that a step refers to is missing or outside the spec's directory
     """
     base: dict[str, Any] | None = None
     disk: dict[str, Any] | None = None
-    if parent is not None:
-        base_key = parent.key
-    else:
+    if parent is None:
         assert definition.base is not None  # a root, by the schema
         assert definition.disk is not None
         base = {
@@ -124,7 +137,8 @@ def make(definition: Definition, parent: Node | None) -> Node:
             "architecture": definition.facts["architecture"],
         }
         disk = {"size": definition.disk.size, "format": definition.disk.format}
-        base_key = digest(["base", VERSION, base, disk])
+    pinned = pin.inputs()
+    base_key = start(parent.key if parent else None, base, disk, pinned)
     steps: list[StepInputs] = []
     records: list[dict[str, Any]] = []
     key = base_key
@@ -141,9 +155,10 @@ def make(definition: Definition, parent: Node | None) -> Node:
         "disk": disk,
         "arguments": dict(definition.arguments),
         "steps": records,
+        **({"pinned": pinned} if pinned else {}),
     }
     key = steps[-1].key if steps else digest(["node", base_key])
-    return Node(definition, parent, key, base_key, tuple(steps), inputs, parent.depth + 1 if parent else 0)
+    return Node(definition, parent, key, base_key, tuple(steps), inputs, parent.depth + 1 if parent else 0, pin)
 
 
 def _specs(library: Library, names: Iterable[str]) -> dict[str, Spec]:

@@ -11,7 +11,11 @@ import pytest
 from sfvm.bases.busybox import static
 from sfvm.bases.mmdebstrap import MERGED_USR
 from sfvm.errors import SpecError
+from sfvm.keys import armor
 from tests.verbs import Directory, Maker, host
+
+BODY = b"\x04\x00\x00\x00\x00\x16 any other bytes"
+KEY = bytes([0xC6, len(BODY)]) + BODY
 
 
 def test_empty(make: Maker, guest: Directory) -> None:
@@ -75,11 +79,11 @@ def words(make: Maker, guest: Directory, xml: str) -> list[str]:
     guest.write("/etc/hostname", b"appliance\n")
     guest.write("/etc/resolv.conf", b"nameserver 169.254.2.3\n")
     make(xml, "bases").populate(guest, host(guest.root))
-    (command,) = guest.commands
+    command = guest.commands[-1]
     assert command.place == "appliance"
     assert command.network
     assert command.packages
-    install, sync = command.script.splitlines()
+    *_, install, sync = command.script.splitlines()
     assert sync == "sync --file-system /sysroot", "an error of writing is an error of the base"
     nosync, tool, *found = shlex.split(install)
     assert (nosync, tool) == ("/usr/lib/sfvm/nosync", "mmdebstrap")
@@ -103,6 +107,42 @@ def test_mmdebstrap_with_everything(make: Maker, guest: Directory) -> None:
     assert {"--variant=apt", "--components=main,contrib", "--include=systemd,udev", "--keyring=/k.gpg"} <= set(found)
 
 
+def test_mmdebstrap_of_a_mirror_with_keys_of_its_own(make: Maker, guest: Directory) -> None:
+    make.specs.mkdir()
+    (make.specs / "a.asc").write_bytes(armor(KEY))
+    attributes = 'mirror="http://m.invalid/u" components="main universe" distribution="ubuntu"'
+    found = words(make, guest, f'<mmdebstrap suite="noble" {attributes} pockets="updates security" keys="a.asc"/>')
+    assert found[-3:] == ["noble", "/sysroot", "/run/sfvm/packages/ubuntu.sources"]
+    key, last = guest.commands
+    assert "base64" in key.script
+    assert last.script.splitlines()[2:8] == [
+        "cat >/run/sfvm/packages/ubuntu.sources <<'END'",
+        "Types: deb",
+        "URIs: http://m.invalid/u",
+        "Suites: noble noble-updates noble-security",
+        "Components: main universe",
+        "Signed-By: /etc/apt/keyrings/ubuntu.asc",
+    ]
+    hooks = [word for word in found if "-hook=" in word]
+    (setup,) = [hook for hook in hooks if hook.startswith("--setup-hook")]
+    assert setup.endswith('cp /etc/apt/keyrings/ubuntu.asc "$1/etc/apt/keyrings/"')
+    moved = [number for number, hook in enumerate(hooks) if hook.endswith("/ubuntu.sources") and " mv" not in hook]
+    kept = [number for number, hook in enumerate(hooks) if "/var/lib/apt/lists" in hook]
+    assert moved < kept, "indexes belong to the source as it stays"
+
+
+def test_mmdebstrap_of_pockets(make: Maker, guest: Directory) -> None:
+    found = words(make, guest, '<mmdebstrap suite="x" mirror="http://m.invalid/u" pockets="updates"/>')
+    assert found[-2:] == ["deb http://m.invalid/u x main", "deb http://m.invalid/u x-updates main"]
+
+
+@pytest.mark.parametrize("attributes", ['pockets="updates"', 'keys="a.asc"'])
+def test_keys_and_pockets_are_of_a_mirror(make: Maker, attributes: str) -> None:
+    make.specs.mkdir()
+    (make.specs / "a.asc").write_bytes(armor(KEY))
+    assert "those of a mirror" in make.refused(f'<mmdebstrap suite="x" {attributes}/>', "bases").what
+
+
 def test_what_counts_for_mmdebstrap(make: Maker) -> None:
     base = make('<mmdebstrap suite="trixie"/>', "bases")
     assert base.facts() == {"distribution": "debian", "release": "trixie"}
@@ -113,6 +153,8 @@ def test_what_counts_for_mmdebstrap(make: Maker) -> None:
         'keyring="/k"',
         'distribution="d"',
         'variant="apt"',
+        'mirror="m" pockets="p"',
+        f'mirror="m" key-url="http://a/k" fingerprint="{"0" * 40}"',
     ]
     inputs = [str(make(f'<mmdebstrap suite="trixie" {attribute}/>', "bases").inputs()) for attribute in ["", *others]]
     inputs.append(str(make('<mmdebstrap suite="sid"/>', "bases").inputs()))
@@ -127,6 +169,8 @@ def test_what_counts_for_mmdebstrap(make: Maker) -> None:
         'suite="sid" include="a,b"',
         'suite="sid" components="main;x"',
         'suite="sid" mirror="--dry-run"',
+        'suite="sid" mirror="m" pockets="-x"',
+        'suite="sid" distribution="-x"',
     ],
 )
 def test_nothing_looks_like_an_option(make: Maker, attributes: str) -> None:

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from sfvm.bases import _blobs
 from sfvm.bases.oci import TREE
 from sfvm.errors import SfvmError, SpecError
-from tests.bases.layouts import Layout, file, pack
+from sfvm.sources import blobs
 from tests.peers.tools import tool
+from tests.sources.layouts import Layout, file, pack
 from tests.verbs import Directory, Maker, host
 
 HELLO = pack([file("etc/hello", "hello\n"), file("gone", "x")])
@@ -332,7 +332,7 @@ def test_a_registry_that_has_another(make: Maker, layout: Layout) -> None:
 
 
 def test_without_skopeo(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_blobs.shutil, "which", lambda name: None)
+    monkeypatch.setattr(blobs.shutil, "which", lambda name: None)
     base = make(f'<oci src="docker://h/x@sha256:{"0" * 64}"/>', "bases")
     with pytest.raises(SfvmError, match="skopeo cannot be run") as caught:
         base.prepare(host(make.home / "work"))

@@ -20,6 +20,7 @@ from tests.bench.bundling import compose
 from tests.bench.contents import diff
 from tests.bench.debian import debian
 from tests.bench.formats import formats
+from tests.bench.gnome import gnome
 from tests.bench.measure import Bench, Result
 from tests.bench.platforms import bundles
 from tests.bench.startup import startup
@@ -36,7 +37,10 @@ SUBJECTS: dict[str, Callable[[Bench], list[Result]]] = {
     "debian": debian,
     "edit": edit,
     "bundles": bundles,
+    "gnome": gnome,
 }
+LARGE = {"gnome"}
+"""Run only where they are named."""
 
 
 def machine(settings: config.Settings) -> str:
@@ -51,7 +55,11 @@ def machine(settings: config.Settings) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
-    parser.add_argument("--only", default=",".join(SUBJECTS), help="separated by commas: " + ", ".join(SUBJECTS))
+    parser.add_argument(
+        "--only",
+        default=",".join(s for s in SUBJECTS if s not in LARGE),
+        help="separated by commas: " + ", ".join(SUBJECTS),
+    )
     parser.add_argument("--debian", type=Path, help="a repository with the shipped Debian, for edit; else one is built")
     parser.add_argument("--plots", action="store_true", help=f"draw them into {plots.DIRECTORY}/")
     arguments = parser.parse_args()

@@ -6,15 +6,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from click.testing import CliRunner, Result
 
 from sfvm import qcow2, tree
 from sfvm.cli.commands import cli
+from sfvm.downloads.fetched import Fetched
 from sfvm.repository import Manifest, Repository, StepRecord
 from sfvm.spec.library import Library
 
@@ -77,10 +79,16 @@ class World:
             text=True,
         )
 
-    def put(self, name: str) -> None:
-        """Put the node *name*, as its spec is now, into the repository, with its ancestors: as a build would."""
+    def put(
+        self,
+        name: str,
+        fetched: Mapping[str, Sequence[Fetched]] = MappingProxyType({}),
+        pins: Mapping[str, tree.Pin] = MappingProxyType({}),
+    ) -> None:
+        """Put the node *name*, as its spec and *pins* are now, into the repository, with its ancestors: as a build
+        would that has *fetched* this for each."""
         repository = Repository(self.home / "repository")
-        for node in tree.resolve(Library([self.specs]), [name], {}):
+        for node in tree.resolve(Library([self.specs]), [name], {}, pins):
             if repository.built(node.key):
                 continue
             with repository.lock(node.key, lambda holder: None):
@@ -111,6 +119,7 @@ class World:
                     seconds=12.5,
                     provenance={"sfvm": "0"},
                     depth=node.depth,
+                    fetched=tuple(fetched.get(node.name, ())),
                 )
                 repository.publish(node.key, sealed, manifest)
                 repository.point(node.name, node.key)

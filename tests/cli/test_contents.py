@@ -65,7 +65,7 @@ def test_bundles_are_compared_by_artifacts(world, bundle):
     assert told["artifacts"] == [
         {"name": "${name}.qcow2", "before": {"size": 1, "sha256": "1"}, "after": {"size": 2048, "sha256": "2048"}}
     ]
-    assert told["a"] == {"kind": "bundle", "name": "web", "key": "a" * 64, "directory": "one"}
+    assert told["a"] == {"kind": "bundle", "name": "web", "key": "a" * 64, "path": "one"}
     assert told["sizes"] == {"bundle": {"before": 1, "after": 2048}}
 
 

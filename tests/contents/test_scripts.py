@@ -132,7 +132,7 @@ def test_changed_inodes_are_found_in_the_ranges_alone(tmp_path, options):
         file.truncate(300 << 20)
     source = tmp_path / "source"
     source.mkdir()
-    for number in range(200):
+    for number in range(40):
         (source / f"file-{number}").write_text(str(number))
     kind = () if "-t" in options else ("-t", "ext4")
     subprocess.run([MKE2FS, "-q", "-F", *kind, *options, "-d", source, one], check=True, timeout=60)
@@ -153,6 +153,22 @@ def test_changed_inodes_are_found_in_the_ranges_alone(tmp_path, options):
 
 def _superblock(disk):
     return subprocess.run([DEBUGFS, "-R", "stats -h", disk], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("offset", "value"),
+    [(1024 + 0x58, b"\0\0"), (1024 + 0x150, b"\xff" * 4), (1024 + 0x20, bytes(4)), (1024 + 0xFE, b"\0\0")],
+)
+def test_a_damaged_superblock_ends_it(tmp_path, offset, value):
+    disk = tmp_path / "disk"
+    with disk.open("wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run([MKE2FS, "-q", "-F", "-t", "ext4", "-b", "1024", "-O", "64bit", disk], check=True, timeout=60)
+    assert changed(disk, disk, tmp_path, [(0, 64 << 20)]) == ["ready"]
+    with disk.open("r+b") as file:
+        file.seek(offset)
+        file.write(value)
+    assert changed(disk, disk, tmp_path, [(0, 64 << 20)]) == []
 
 
 def test_disks_of_other_shapes_are_not_compared_by_inodes(tmp_path):

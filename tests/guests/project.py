@@ -175,14 +175,21 @@ class Project:
 
     def cat(self, node: str, path: str) -> str:
         """The content of a file of a built node; empty when there is none. Read by other tools than sfvm's."""
+        return self._debugfs(node, f"cat {path}")
+
+    def names(self, node: str, path: str) -> set[str]:
+        """What is in a directory of a built node, likewise."""
+        listed = self._debugfs(node, f"ls -p {path}")  # /INODE/MODE/UID/GID/NAME/SIZE/
+        found = {line.split("/")[5] for line in listed.splitlines() if line.startswith("/")}
+        return found - {".", ".."}
+
+    def _debugfs(self, node: str, request: str) -> str:
         raw = self.home / "cat.raw"
         overlay = self.repository.overlay(self.repository.names()[node])
         subprocess.run(["qemu-img", "convert", "-O", "raw", overlay, raw], check=True)
         try:
             debugfs = shutil.which("debugfs", path="/usr/sbin:/sbin") or "debugfs"
-            return subprocess.run(
-                [debugfs, "-R", f"cat {path}", raw], capture_output=True, text=True, check=True
-            ).stdout
+            return subprocess.run([debugfs, "-R", request, raw], capture_output=True, text=True, check=True).stdout
         finally:
             raw.unlink()
 

@@ -48,6 +48,15 @@ class Signer:
         self.gpg(*more, "--local-user", self.fingerprint, "--output", str(signature), "--detach-sign", str(path))
         return signature
 
+    def certify(self, other: Signer) -> None:
+        """Vouch for the key of *other*, who gets the signature."""
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "key"
+            self.gpg("--import", str(other.public(path)))
+            self.gpg("--local-user", self.fingerprint, "--quick-sign-key", other.fingerprint)
+            path.write_bytes(self.gpg("--export", other.fingerprint))
+            other.gpg("--import", str(path))
+
     def public(self, path: Path) -> Path:
         """Write the public key to *path*, ASCII-armoured."""
         path.write_bytes(self.gpg("--armor", "--export", self.fingerprint))

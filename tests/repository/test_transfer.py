@@ -186,14 +186,16 @@ def test_manifests_must_fit(exported, elsewhere, tmp_path, change, message):
     assert nothing_came_in(elsewhere)
 
 
-def test_keys_that_follow_from_inputs_are_taken(repository, add, elsewhere, tmp_path):
+@pytest.mark.parametrize("pinned", [{}, {"refreshed": "2026"}, {"lock": "a" * 64}], ids=str)
+def test_keys_that_follow_from_inputs_are_taken(repository, add, elsewhere, tmp_path, pinned):
     from dataclasses import replace
 
     base, disk = {"element": "empty"}, {"size": 1}
     step = {"element": "run", "version": 1, "inputs": {"script": "true"}, "title": "run true", "place": "x:1:1"}
     inputs = {"version": tree.VERSION, "parent": None, "base": base, "disk": disk, "arguments": {}, "steps": [step]}
     meaning = {name: step[name] for name in ("element", "version", "inputs")}
-    key = tree.digest(["step", tree.digest(["base", tree.VERSION, base, disk]), meaning])
+    key = tree.digest(["step", tree.start(None, base, disk, pinned), meaning])
+    inputs |= {"pinned": pinned} if pinned else {}
     add(repository, "root", key=key, change=lambda manifest: replace(manifest, inputs=inputs))
     repository.export(key, tmp_path / "root.sfvm")
     assert elsewhere.import_(tmp_path / "root.sfvm") == ("root",)

@@ -142,3 +142,23 @@ def test_a_thousand_changed_ancestors(write: Write) -> None:
     after = tree.resolve(Library([directory]), ["n999"], {})
     texts = [d.text for d in tree.explain(after[-1], before[-1].inputs, {n.key: n.inputs for n in before}.get)]
     assert texts == [f"ancestor n0: disk size: {1 << 30} → {2 << 30}"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [
+        (tree.Pin(), tree.Pin(refreshed="2026"), "refreshed on purpose, 2026"),
+        (tree.Pin(refreshed="2025"), tree.Pin(refreshed="2026"), "refreshed on purpose, 2026"),
+        (tree.Pin(refreshed="2025"), tree.Pin(), "the refresh of 2025 does not count any more"),
+        (tree.Pin(), tree.Pin(lock="a"), "locked"),
+        (tree.Pin(lock="a"), tree.Pin(lock="b"), "built from another lock"),
+        (tree.Pin(lock="a"), tree.Pin(), "not locked any more"),
+    ],
+)
+def test_pins(write: Write, before: tree.Pin, after: tree.Pin, text: str) -> None:
+    library = Library([write("r.xml", ROOT.format("1G", "")).parent])
+    write("web.xml", WEB.format(""))
+    first, second = (tree.resolve(library, ["web"], {}, {"r": pin}) for pin in (before, after))
+    assert [found.text for found in tree.explain(second[0], first[0].inputs)] == [text]
+    (inherited,) = tree.explain(second[1], first[1].inputs, {node.key: node.inputs for node in first}.get)
+    assert (inherited.text, inherited.inherited) == (f"ancestor r: {text}", True)

@@ -253,3 +253,26 @@ def test_a_copy_source_outside_the_spec_has_a_place(write: Write) -> None:
         key(write, "<steps>\n<copy from='../secret' to='/x'/></steps>")
     assert caught.value.place is not None
     assert caught.value.place.line == 2
+
+
+def test_pins_are_in_the_key_and_in_those_of_descendants(write: Write) -> None:
+    write("r.xml", ROOT)
+    write("a.xml", '<filesystem name="a" parent="r"><steps><run>1</run></steps></filesystem>')
+    library = Library([write("b.xml", '<filesystem name="b" parent="a"/>').parent])
+
+    def keys(**pins: tree.Pin) -> list[str]:
+        return [node.key for node in tree.resolve(library, ["b"], {}, pins)]
+
+    plain = keys()
+    assert keys(a=tree.Pin()) == keys(a=tree.Pin(contents={}, trial=True)) == plain
+    refreshed, locked = keys(a=tree.Pin(refreshed="x")), keys(a=tree.Pin(lock="x"))
+    assert refreshed[0] == locked[0] == plain[0]
+    assert len({plain[1], refreshed[1], locked[1]}) == len({plain[2], refreshed[2], locked[2]}) == 3
+
+
+def test_a_root_can_be_pinned(write: Write) -> None:
+    library = Library([write("r.xml", ROOT).parent])
+    (plain,), (pinned,) = (tree.resolve(library, ["r"], {}, pins) for pins in ({}, {"r": tree.Pin(refreshed="x")}))
+    assert plain.base_key != pinned.base_key
+    assert "pinned" not in plain.inputs
+    assert pinned.inputs["pinned"] == {"refreshed": "x"}

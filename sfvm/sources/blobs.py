@@ -30,7 +30,6 @@ from sfvm.sources.fetch import find, keep, record
 from sfvm.verbs import Host
 
 DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
-REFERENCE = re.compile(r"docker://([^@\s]+?)(?::[\w][\w.-]{0,127})?@sha256:([0-9a-f]{64})", re.ASCII)
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 MOST_JSON = 4 << 20
 """Bytes of an index, a manifest or a configuration; registries take no larger ones."""

@@ -1,0 +1,210 @@
+"""``dnf``: a Fedora, a CentOS or one of their kin, installed by the appliance's tools."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+from sfvm.bases._installroot import MOUNTED, SYNCED, names, server
+from sfvm.document import Element
+from sfvm.downloads.policy import plain
+from sfvm.errors import Place, SpecError
+from sfvm.guest import KEPT, Command, Guest
+from sfvm.keys import SCHEMA, Keys
+from sfvm.managers.manager import Source
+from sfvm.managers.rpm import section
+from sfvm.verbs import JSON, Attached, Host
+
+REPOSITORIES = "/etc/yum.repos.d"
+OURS = "sfvm.repo"
+TRUSTED = "/etc/pki/rpm-gpg/RPM-GPG-KEY-sfvm"
+ELDER = {"centos": 10, "rocky": 10, "almalinux": 10, "rhel": 10, "ol": 10, "fedora": 36}
+"""Distributions whose rpm has its database in /var/lib/rpm before this release, since then in /usr/lib/sysimage/rpm
+(Fedora's change "Relocate RPM database to /usr", 36; Enterprise Linux 10 was made of a later Fedora)."""
+HOME = "/sysroot/run/sfvm"
+"""What dnf needs while it runs: in a tmpfs of the command's own mount namespace, which ends with it."""
+
+
+@dataclass(frozen=True)
+class Dnf:
+    """A first package set, by dnf(8) in the appliance, of a distribution that has RPMs.
+
+    Example::
+
+        <base><dnf distribution="centos" release="9" url="https://mirror.stream.centos.org" mirror="${mirror}"
+                   repositories="baseos=9-stream/BaseOS/$basearch/os appstream=9-stream/AppStream/$basearch/os"
+                   keys="keys/centos.asc" include="bash dnf" groups="core"/></base>
+
+    ``repositories`` are names and their places below ``url``, or below ``mirror`` where that is not empty: another
+    server with the same directories. ``$basearch`` and ``$releasever`` are dnf's. Every package must be signed by one
+    of the keys: files next to the spec (``keys``), or ``key-url`` with its ``fingerprint``. The guest's rpm trusts
+    them, too. The repositories of the guest are those that its own packages bring; with a ``mirror`` these are
+    disabled, and ``/etc/yum.repos.d/sfvm.repo`` names it.
+
+    Weak dependencies are not installed; ``docs="no"`` leaves documentation out. No initramfs is made: that is
+    the spec's last step.
+    """
+
+    element: ClassVar[str] = "dnf"
+    version: ClassVar[int] = 1
+    schema: ClassVar[str] = f"""
+    <element name="dnf">
+      <attribute name="distribution"><ref name="word"/></attribute>
+      <attribute name="release"><ref name="word"/></attribute>
+      <attribute name="url"><ref name="string"/></attribute>
+      <optional><attribute name="mirror"><ref name="string"/></attribute></optional>
+      <attribute name="repositories"><ref name="words"/></attribute>
+      <optional><attribute name="include"><ref name="words"/></attribute></optional>
+      <optional><attribute name="groups"><ref name="words"/></attribute></optional>
+      <optional><attribute name="docs"><ref name="yes-no"/></attribute></optional>{SCHEMA}
+    </element>"""
+
+    distribution: str
+    release: str
+    repositories: tuple[Source, ...]
+    mirrored: bool
+    include: tuple[str, ...]
+    groups: tuple[str, ...]
+    docs: bool
+    keys: Keys
+    place: Place
+
+    @classmethod
+    def parse(cls, element: Element) -> Self:
+        url, mirrored = server(element), bool(element.get("mirror"))
+        prefix = "sfvm-" if mirrored else ""  # the guest has others by these names
+        base = cls(
+            names(element, "distribution")[0],
+            names(element, "release")[0],
+            tuple(_repository(element, word, url, prefix) for word in element.words("repositories")),
+            mirrored,
+            names(element, "include"),
+            names(element, "groups"),
+            element.flag("docs", True),
+            Keys.parse(element),
+            element.place,
+        )
+        if not (base.include or base.groups):
+            raise SpecError("dnf installs nothing", place=element.place, hint='say include="…" or groups="…"')
+        if not base.keys:
+            raise SpecError(
+                "dnf has no keys",
+                place=element.place,
+                why="the signatures of packages are always checked",
+                hint="name the files of the distribution's keys, keys=\"keys/centos.asc\", or a mirror's fingerprint",
+            )
+        return base
+
+    def title(self) -> str:
+        return f"dnf {self.distribution} {self.release}"
+
+    def inputs(self) -> Mapping[str, JSON]:
+        return {
+            "distribution": self.distribution,
+            "release": self.release,
+            "repositories": [[source.name, source.url] for source in self.repositories],
+            "include": list(self.include),
+            "groups": list(self.groups),
+            "docs": self.docs,
+            "keys": dict(self.keys.inputs()),
+        }
+
+    def facts(self) -> Mapping[str, str]:
+        return {"distribution": self.distribution, "release": self.release}
+
+    def prepare(self, host: Host) -> tuple[Attached, ...]:
+        return ()
+
+    def populate(self, guest: Guest, host: Host) -> None:
+        keys = self.keys.write(guest)
+        guest.run(Command(self._script(keys), place="appliance", packages=True))
+        if self.mirrored:
+            self._keep_mirror(guest, keys)
+
+    def _script(self, keys: Sequence[str]) -> str:
+        words = ["dnf", "-y", f"--config={HOME}/dnf.conf", "--installroot=/sysroot", f"--releasever={self.release}"]
+        words += ["install", *(word.replace("=", "-", 1) for word in self.include)]
+        words += [f"@{name}" for name in self.groups]
+        macros = [f"%_dbpath {_database(self.distribution, self.release)}"]
+        # What is mounted there is not the guest's; rpm would give it the owners and modes of the package filesystem.
+        macros.append("%_netsharedpath /dev:/proc:/sys")
+        return f"""\
+{MOUNTED}mkdir -p /sysroot{KEPT}
+mount --bind {KEPT} /sysroot{KEPT}
+cat >{HOME}/dnf.conf <<'END'
+{self._configuration(keys)}END
+printf '%s\\n' {shlex.join(macros)} >{HOME}/.rpmmacros
+export HOME={HOME} LANG=C.UTF-8
+{_alive(keys)}# kernel-install(8) would make an initramfs of what is installed so far.
+KERNEL_INSTALL_BYPASS=1 /usr/lib/sfvm/nosync {shlex.join(words)}
+{SYNCED}"""
+
+    def _configuration(self, keys: Sequence[str]) -> str:
+        """dnf.conf(5). Paths that dnf writes to are below the installroot, where the tmpfs is."""
+        platform = "f" if self.distribution == "fedora" else "el"
+        lines = [
+            "[main]",
+            "gpgcheck=1",
+            "best=1",
+            "strict=1",
+            "skip_if_unavailable=0",
+            "install_weak_deps=0",
+            f"tsflags={'' if self.docs else 'nodocs'}",
+            "plugins=0",
+            "reposdir=/nowhere",
+            f"cachedir={KEPT}/dnf",
+            "logdir=/run/sfvm/log",
+            f"module_platform_id=platform:{platform}{self.release.partition('.')[0]}",
+        ]
+        sections = [section(replace(source, url=plain(source.url)), keys) for source in self.repositories]
+        return "\n".join([*lines, "", *sections])
+
+    def _keep_mirror(self, guest: Guest, keys: Sequence[str]) -> None:
+        """The guest goes on with the mirror alone."""
+        for name in guest.names(REPOSITORIES):
+            if name.endswith(".repo"):
+                path = f"{REPOSITORIES}/{name}"
+                text = guest.read(path).decode("utf-8", errors="surrogateescape")
+                text = re.sub(r"^enabled\s*=.*$", "enabled=0", text, flags=re.MULTILINE)
+                guest.write(path, text.encode("utf-8", errors="surrogateescape"))
+        script = f"cat {' '.join(keys)}\n"
+        told = guest.capture(Command(script, place="appliance", packages=True, network=False))
+        guest.write(TRUSTED, told.encode())
+        own = "\n".join(section(source, [TRUSTED]) for source in self.repositories)
+        guest.write(f"{REPOSITORIES}/{OURS}", own.encode())
+
+
+def _repository(element: Element, word: str, url: str, prefix: str) -> Source:
+    """The repository *word*, ``NAME=PATH``, below *url*. CentOS and Fedora do not sign their indexes; each package is
+    signed.
+
+    :raises SpecError: it is none
+    """
+    name, equals, path = word.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or not re.fullmatch(r"[\w$.+/-]+", path):
+        raise SpecError(
+            f"dnf: repository {word!r} is not NAME=PATH",
+            place=element.place_of("repositories"),
+            hint="for example baseos=9-stream/BaseOS/$basearch/os, a place below the url",
+        )
+    return Source(f"{prefix}{name}", f"{url}/{path.strip('/')}", index=False)
+
+
+def _alive(keys: Sequence[str]) -> str:
+    """A script: none of *keys* has expired or was revoked. rpm does not look at that."""
+    return f"""\
+for key in {shlex.join(keys)}; do
+    gone=$(gpg --show-keys --with-colons "$key" 2>/dev/null | awk -F: '$1 == "pub" {{ bad = $2 ~ /[er]/ }}
+        $1 == "fpr" && bad {{ print $10; bad = 0 }}')
+    [ -z "$gone" ] || {{ echo "a key has expired, or was revoked:" $gone >&2; exit 1; }}
+done
+"""
+
+
+def _database(distribution: str, release: str) -> str:
+    number = re.match(r"\d+", release)
+    elder = number is not None and int(number[0]) < ELDER.get(distribution, 0)
+    return "/var/lib/rpm" if elder else "/usr/lib/sysimage/rpm"

@@ -1,0 +1,1 @@
+"""Locks: what a node and its ancestors have fetched, so that they can be built from the very same again."""

@@ -1,0 +1,75 @@
+"""The founding tree, from the shipped specs as they are: a CentOS, GNOME on it; from stand-in mirrors, and booted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sfvm.boot.qemu import boot
+from tests.e2e.conftest import BOOT_SECONDS, BUILD_SECONDS
+from tests.guests.project import Project
+from tests.guests.project import project as project_of
+from tests.mirrors.rpm import centos
+from tests.mirrors.tiny import serve, signer
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The URL of a CentOS mirror, and the fingerprint of its key."""
+    root, work = tmp_path_factory.mktemp("mirror"), tmp_path_factory.mktemp("work")
+    with signer() as key:
+        centos(root, work, key)
+    shutil.rmtree(work)
+    with serve(root) as url:
+        yield url, key.fingerprint
+    shutil.rmtree(root)
+
+
+@pytest.fixture(scope="module")
+def tree(mirror: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """centos and gnome, with their qcow2 in ``out``."""
+    url, fingerprint = mirror
+    params = ("--param", f"centos:mirror={url}", "--param", f"centos:fingerprint={fingerprint}")
+    with project_of(tmp_path_factory.mktemp("founding")) as made:
+        bundles = ("--bundle", "qcow2", "--output", str(made.home / "out"))
+        made.sfvm("build", "centos", "gnome", *params, *bundles, timeout=BUILD_SECONDS)
+        yield made
+
+
+def image(tree: Project, node: str) -> Path:
+    return tree.home / "out" / f"{node}-qcow2" / f"{node}.qcow2"
+
+
+def test_centos_boots_to_a_login_prompt(tree: Project) -> None:
+    console = boot(image(tree, "centos"), "bios", until=["login:"], deadline=BOOT_SECONDS)
+    assert "CentOS Stream 9" in console
+    assert "centos login:" in console
+    assert "graphical.target" not in console
+
+
+def test_gnome_reaches_the_graphical_target(tree: Project) -> None:
+    wanted = ["Started gdm.service", "Reached target graphical.target", "gnome login:"]
+    boot(image(tree, "gnome"), "uefi", until=wanted, deadline=BOOT_SECONDS)
+
+
+def test_the_guest_goes_on_with_the_mirror(tree: Project, mirror: tuple[str, str]) -> None:
+    own = tree.cat("gnome", "/etc/yum.repos.d/sfvm.repo")
+    assert f"baseurl={mirror[0]}/9-stream/AppStream/$basearch/os\n" in own
+    assert own.count("gpgcheck=1\n") == 2 + own.count("repo_gpgcheck=1\n")
+    assert "BEGIN PGP PUBLIC KEY BLOCK" in tree.cat("gnome", "/etc/pki/rpm-gpg/RPM-GPG-KEY-sfvm")
+    assert "enabled=1" not in tree.cat("gnome", "/etc/yum.repos.d/centos.repo")
+
+
+def test_the_packages_are_known(tree: Project) -> None:
+    names = {
+        node: {package[0] for package in json.loads(tree.sfvm("show", node, "--json").stdout)["packages"]}
+        for node in ("centos", "gnome")
+    }
+    assert {"centos-stream-release", "kernel-core", "dnf", "gpg-pubkey"} <= names["centos"]
+    assert names["gnome"] - names["centos"] == {"gdm", "gnome-shell"}
