@@ -33,8 +33,8 @@ def _listener(options: Options) -> Listener:
 
 
 def _complete_state(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of nodes, and directories."""
-    return [*complete_built(context, parameter, incomplete), CompletionItem(incomplete, type="dir")]
+    """Names of nodes, and paths."""
+    return [*complete_built(context, parameter, incomplete), CompletionItem(incomplete, type="file")]
 
 
 @click.command(cls=Command)
@@ -47,15 +47,17 @@ def _complete_state(context: click.Context, parameter: click.Parameter, incomple
 def diff(options: Options, before: str, after: str, packages_only: bool, exit_code: bool, as_json: bool) -> int:
     """Show what B has that A has not, and the other way round.
 
-    A and B are nodes (a name, a key, the beginning of a key) or directories of bundles. Packages are compared, files
-    (type, mode, owner, size, links, target, device, xattrs, content; not times), and texts line by line. Of bundles,
-    the artifacts are, and the files of tars. The exit status is 0, different or not, unless --exit-code is given.
+    A and B are nodes (a name, a key, the beginning of a key), directories of bundles, or lock files. Packages are
+    compared, files (type, mode, owner, size, links, target, device, xattrs, content; not times), and texts line by
+    line. Of bundles, the artifacts are, and the files of tars. The exit status is 0, different or not, unless
+    --exit-code is given.
 
     \b
     Examples:
       sfvm diff debian web
       sfvm diff web 3f9c2a                     the build before
       sfvm diff out/web-tar old/web-tar
+      sfvm diff web.lock.xml old.lock.xml
       sfvm diff debian web --packages
       sfvm diff debian web --json | jq -r '.files.added[].path'
     """
@@ -71,14 +73,14 @@ def diff(options: Options, before: str, after: str, packages_only: bool, exit_co
     else:
         for sign, side in (("-", one), ("+", other)):
             click.echo(style(f"{sign * 3} {_plain(side.label)}", bold=True))
-        for line in _comparison(found):
+        for line in _comparison(found, "file" if one.kind == "lock" else "artifact"):
             click.echo(line)
         for note in found.notes:
             click.echo(style(note, stream=sys.stderr, dim=True), err=True)
     return DIFFERENT if exit_code and found else 0
 
 
-def _comparison(found: Comparison) -> Iterator[str]:
+def _comparison(found: Comparison, what: str) -> Iterator[str]:
     if not found:
         yield "no difference"
         return
@@ -86,7 +88,7 @@ def _comparison(found: Comparison) -> Iterator[str]:
     for one in found.artifacts or ():
         sign = "+" if one.before is None else "-" if one.after is None else "~"
         sizes = [size(blob.size) for blob in (one.before, one.after) if blob is not None]
-        yield _signed(f"{sign} artifact {_plain(one.name)}  {' → '.join(dict.fromkeys(sizes))}")
+        yield _signed(f"{sign} {what} {_plain(one.name)}  {' → '.join(dict.fromkeys(sizes))}")
     if found.files is not None:
         yield from _files(found.files)
     for path in sorted(found.texts):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sfvm import document
 from sfvm.config import Settings
 from sfvm.contents import bundles, comparison, nodes
 from sfvm.contents.bundles import Bundle
@@ -16,6 +17,8 @@ from sfvm.contents.comparison import Blob, Comparison
 from sfvm.errors import UsageError
 from sfvm.events import Listener, Notice
 from sfvm.guest import Package
+from sfvm.lock import files
+from sfvm.lock.files import SUFFIX
 from sfvm.repository import Manifest, Repository
 
 
@@ -44,13 +47,15 @@ class State:
 
 
 def find(word: str, repository: Repository) -> State:
-    """What *word* means: a node (a name, a key, the beginning of one), or the directory of a bundle. A word with a
-    slash is a path; else a node goes before a directory of that name.
+    """What *word* means: a node (a name, a key, the beginning of one), the directory of a bundle, or a lock file (by
+    the end of its name). A word with a slash is a path; else a node goes before a directory of that name.
 
     :raises UsageError: nothing
     :raises SfvmError: it is damaged
     """
     path = Path(word)
+    if word.endswith(SUFFIX):
+        return _lock(path)
     if os.sep in word or word in (".", ".."):
         if not path.is_dir():
             raise UsageError(f"there is no bundle {word!r}", why="it is no directory", hint="sfvm bundle makes one")
@@ -73,6 +78,25 @@ def _bundle(directory: Path) -> State:
     return State("bundle", found.name, found.key, found.packages, found.size, found, found.blobs, directory)
 
 
+def _lock(path: Path) -> State:
+    if not path.is_file():
+        raise UsageError(f"there is no lock file {str(path)!r}", hint="sfvm lock makes one")
+    lock = files.parse(document.parse(path))
+    contents = [content for section in lock.sections for content in section.contents]
+    packages = [content.package for content in contents if content.package is not None]
+    blobs = {
+        content.url if content.package is None else _named(content.package): Blob(content.size, content.sha256)
+        for content in contents
+    }
+    last = lock.sections[-1]
+    return State("lock", last.node, last.key, packages, sum(b.size for b in blobs.values()), None, blobs, path)
+
+
+def _named(package: Package) -> str:
+    """A package of a lock, wherever it is fetched from."""
+    return " ".join((package.name, package.version, package.architecture)).strip()
+
+
 def compare(
     before: State,
     after: State,
@@ -90,15 +114,20 @@ def compare(
     if packages_only:
         return Comparison(installed)
     blobs = None
-    if before.artifacts is not None and after.artifacts is not None:
+    if before.kind == after.kind and before.artifacts is not None and after.artifacts is not None:
         blobs = comparison.artifacts(before.artifacts, after.artifacts)
     sizes = {before.kind: (before.size, after.size)} if before.kind == after.kind else {}
     one, other = before.source, after.source
     if isinstance(one, Manifest) and isinstance(other, Manifest):
-        files, texts = nodes.compare(one, other, repository, settings, listener)
-        return Comparison(installed, None, files, texts, sizes)
+        changes, texts = nodes.compare(one, other, repository, settings, listener)
+        return Comparison(installed, None, changes, texts, sizes)
     if isinstance(one, Bundle) and isinstance(other, Bundle):
         found, diffs, notes = bundles.compare(one, other, lambda message: listener(Notice(message)))
         return Comparison(installed, blobs, found, diffs, sizes, notes)
+    if before.kind == after.kind:
+        # Packages that are new, gone, or of another version are told as such.
+        named = {_named(package) for package in (*before.packages, *after.packages)}
+        rest = tuple(one for one in blobs or () if (one.before and one.after) or one.name not in named)
+        return Comparison(installed, rest, sizes=sizes)
     note = f"a {before.kind} and a {after.kind}: only their packages are compared"
     return Comparison(installed, notes=(note,))

@@ -170,15 +170,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def _connect(self) -> None:
         session, begun = self._session, time.monotonic()
-        parts = urlsplit(f"//{self.path}")
-        if not parts.hostname or not parts.port or parts.username is not None:
-            raise Refused("a tunnel is to HOST:PORT")
-        session.policy.check(parts.hostname, parts.port, tunnel=True)
-        place = authority(parts.hostname, parts.port)
+        host, port = _place(self.path)
+        session.policy.check(host, port, tunnel=True)
+        place = authority(host, port)
         if session.policy.offline or session.policy.locked is not None:
             how = "offline" if session.policy.offline else "locked"
             raise Refused(f"{how}: what comes through a tunnel to {place} cannot be known")
-        with session.access.transfers.pool.tunnel(parts.hostname, parts.port, session.policy) as upstream:
+        with session.access.transfers.pool.tunnel(host, port, session.policy) as upstream:
             tunnel = Tunnel(self.rfile, self.connection, upstream)
             with self._ending(tunnel.abort):
                 self.answered = True
@@ -378,3 +376,15 @@ class Handler(BaseHTTPRequestHandler):
     def _unpack(self, target: Target, sha256: str) -> None:
         if self.server.exchange is not None and PACKAGE.search(urlsplit(target.url).path):
             self.server.exchange.add(sha256, self._session.access.store.content(sha256))
+
+
+def _place(text: str) -> tuple[str, int]:
+    """Host and port of *text*, ``HOST:PORT``.
+
+    :raises Refused: it is not that
+    """
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(f"//{text}")
+        if parts.hostname and parts.port and parts.username is None and not parts.path:
+            return parts.hostname, parts.port
+    raise Refused("a tunnel is to HOST:PORT")

@@ -127,7 +127,8 @@ def _place_of(value: str) -> str | None:
     """``HOST:PORT`` of a URL; None for what is none."""
     try:
         parts = urlsplit(value)
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        usual = {"http": 80, "https": 443, "sftp": 22}[parts.scheme]
+        port = parts.port or usual
     except (ValueError, KeyError):
         return None
     return authority(parts.hostname, port) if parts.hostname else None

@@ -43,8 +43,8 @@ class Packages:
 
     Recommended packages (RPM: weak dependencies) come only with ``recommends="yes"``. Signatures are always checked;
     see ``repository`` for keys. No service is started, and nothing that was downloaded stays in the guest. With
-    ``initramfs="later"`` no initramfs is made (Debian, Ubuntu): make it once, in the last step, with
-    ``update-initramfs -c -k all``.
+    ``initramfs="later"`` no initramfs is made: make it once, in the last step, with ``update-initramfs -c -k all``
+    (Debian, Ubuntu) or ``common/dracut.xml`` (Fedora, CentOS and their kin).
     """
 
     element: ClassVar[str] = "packages"

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +10,15 @@ import pytest
 
 from sfvm.appliance.image import Image
 from sfvm.appliance.machine import Appliance
+from sfvm.downloads.access import Access
+from sfvm.downloads.policy import Policy
+from sfvm.downloads.store import Store
+from sfvm.downloads.transfer import Transfers
+from sfvm.events import ignore
 from sfvm.guest import Command, CommandFailed
 from tests.appliance.conftest import boot, disk
 from tests.mirrors import rpm
-from tests.mirrors.tiny import Signer, serve, signer
+from tests.mirrors.tiny import FROM_GUEST, Signer, serve, signer
 from tests.verbs import Maker, host
 
 pytestmark = pytest.mark.vm
@@ -54,7 +60,7 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
         expire(old)
         old.public(root / "expired.asc")
     with serve(root) as url:
-        yield Mirror(url, root)
+        yield Mirror(url.replace(FROM_GUEST, "127.0.0.1"), root)
 
 
 def expire(key: Signer) -> None:
@@ -63,8 +69,14 @@ def expire(key: Signer) -> None:
 
 
 @pytest.fixture(scope="module")
-def appliance(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
-    with boot(image, disk(tmp_path_factory.mktemp("disk") / "disk.qcow2"), []) as running:
+def appliance(image: Image, mirror: Mirror, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
+    home = tmp_path_factory.mktemp("disk")
+    with (
+        closing(Transfers(Store(home / "downloads"))) as transfers,
+        boot(image, disk(home / "disk.qcow2"), []) as running,
+    ):
+        policy = Policy(named=frozenset({mirror.url.removeprefix("http://")}))
+        running.supplied(Access(transfers, policy), home / "exchange", ignore)
         running.format("ext4")
         running.mount()
         yield running

@@ -19,6 +19,7 @@ from tests.bench.appliance import appliance, checkpoint
 from tests.bench.bundling import compose
 from tests.bench.contents import diff
 from tests.bench.debian import debian
+from tests.bench.downloads import proxy
 from tests.bench.formats import formats
 from tests.bench.gnome import gnome
 from tests.bench.measure import Bench, Result
@@ -32,6 +33,7 @@ SUBJECTS: dict[str, Callable[[Bench], list[Result]]] = {
     "checkpoint": checkpoint,
     "siblings": siblings,
     "diff": diff,
+    "proxy": proxy,
     "compose": compose,
     "formats": formats,
     "debian": debian,

@@ -5,6 +5,9 @@ import json
 import pytest
 
 from sfvm.cli.contents import DIFFERENT
+from sfvm.guest import Package
+from sfvm.lock import files
+from sfvm.lock.model import Content, Lock, Section
 
 
 @pytest.fixture
@@ -69,6 +72,35 @@ def test_bundles_are_compared_by_artifacts(world, bundle):
     assert told["sizes"] == {"bundle": {"before": 1, "after": 2048}}
 
 
+def locked(path, version, digest, *contents):
+    """A lock file: metadata with this *digest*, nginx in this *version*, and more *contents*."""
+    nginx = Content(f"http://mirror.test/nginx_{version}.deb", "a" * 64, 5, Package("nginx", version, "amd64"))
+    same = Content("http://mirror.test/same_1.deb", digest * 64, 5, Package("same", "1", "amd64"))
+    index = Content("http://mirror.test/InRelease", digest * 64, 9)
+    files.write(Lock((Section("web", "b" * 64, {}, (nginx, same, index, *contents)),)), path)
+
+
+def test_locks_are_compared_by_packages_and_files(world):
+    locked(world.home / "one.lock.xml", "1.2", "c")
+    extra = Content("http://mirror.test/key.asc", "e" * 64, 3)
+    locked(world.home / "other.lock.xml", "1.3", "d", extra)
+    told = json.loads(world.run("diff", "one.lock.xml", "other.lock.xml", "--json").stdout)
+    assert told["packages"]["changed"] == [
+        {"name": "nginx", "architecture": "amd64", "before": ["1.2"], "after": ["1.3"]}
+    ]
+    assert [(one["name"], one["before"] is None) for one in told["artifacts"]] == [
+        ("http://mirror.test/InRelease", False),
+        ("http://mirror.test/key.asc", True),
+        ("same 1 amd64", False),
+    ]
+    assert told["sizes"] == {"lock": {"before": 19, "after": 22}}
+    assert told["b"] == {"kind": "lock", "name": "web", "key": "b" * 64, "path": "other.lock.xml"}
+    world.put("web")
+    result = world.run("diff", "web", "other.lock.xml")
+    assert "a node and a lock: only their packages are compared" in result.stderr
+    assert "~  nginx  1.2 → 1.3  amd64" in result.stdout
+
+
 def test_a_node_goes_before_a_directory_and_a_slash_makes_a_path(world, bundle):
     world.put("web")
     bundle("web")
@@ -80,10 +112,13 @@ def test_a_node_goes_before_a_directory_and_a_slash_makes_a_path(world, bundle):
 def test_what_is_not_there(world, bundle):
     world.put("web")
     (world.home / "empty").mkdir()
+    (world.home / "bad.lock.xml").write_text('<a xmlns="urn:sfvm:1"/>')
     for word, status, said in (
         ("wbe", 2, "did you mean 'web'?"),
         ("./web", 2, "there is no bundle './web'"),
         ("empty", 1, "empty is no bundle"),
+        ("no.lock.xml", 2, "there is no lock file 'no.lock.xml'"),
+        ("bad.lock.xml", 1, "<a> where <lock> should be"),
     ):
         result = world.run("diff", "web", word)
         assert (result.returncode, result.stdout) == (status, "")
@@ -96,4 +131,4 @@ def test_what_is_not_there(world, bundle):
 def test_nodes_and_directories_are_completed(world):
     world.put("web")
     environment = {"_SFVM_COMPLETE": "bash_complete", "COMP_WORDS": "sfvm\ndiff\nw", "COMP_CWORD": "2"}
-    assert world.run(environment=environment).stdout.splitlines() == ["plain,web", "dir,w"]
+    assert world.run(environment=environment).stdout.splitlines() == ["plain,web", "file,w"]

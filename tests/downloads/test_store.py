@@ -104,6 +104,15 @@ def test_gc_removes_what_nobody_has_used(tmp_path: Path) -> None:
     assert read(store, "old") is None
 
 
+def test_gc_keeps_what_nodes_were_made_of(tmp_path: Path) -> None:
+    store = Store(tmp_path / "downloads")
+    entry = keep(store, b"package")
+    long_ago = time.time() - MAX_AGE - 60
+    os.utime(store.content(entry.sha256), (long_ago, long_ago))
+    assert store.outdated() == [store.content(entry.sha256)]
+    assert store.outdated({entry.sha256}) == []
+
+
 def test_a_draft_on_a_full_disk(store: Store) -> None:
     with store.draft() as draft, Path("/dev/full").open("wb", buffering=0) as full:
         assert draft is not None

@@ -1,4 +1,5 @@
-"""The founding tree, from the shipped specs as they are: a CentOS, GNOME on it; from stand-in mirrors, and booted."""
+"""The founding tree, from the shipped specs as they are: a CentOS, GNOME on it, an Ubuntu; from stand-in mirrors, and
+booted."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ from sfvm.boot.qemu import boot
 from tests.e2e.conftest import BOOT_SECONDS, BUILD_SECONDS
 from tests.guests.project import Project
 from tests.guests.project import project as project_of
+from tests.mirrors.apt import Mirror, ubuntu
 from tests.mirrors.rpm import centos
-from tests.mirrors.tiny import serve, signer
+from tests.mirrors.tiny import FROM_GUEST, serve, signer
 
 pytestmark = pytest.mark.e2e
 
@@ -27,18 +29,28 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
         centos(root, work, key)
     shutil.rmtree(work)
     with serve(root) as url:
-        yield url, key.fingerprint
+        yield url.replace(FROM_GUEST, "127.0.0.1"), key.fingerprint
     shutil.rmtree(root)
 
 
 @pytest.fixture(scope="module")
-def tree(mirror: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """centos and gnome, with their qcow2 in ``out``."""
-    url, fingerprint = mirror
-    params = ("--param", f"centos:mirror={url}", "--param", f"centos:fingerprint={fingerprint}")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
+    """An Ubuntu mirror."""
+    work = tmp_path_factory.mktemp("archive")
+    with ubuntu(work) as made:
+        yield made
+    shutil.rmtree(work)
+
+
+@pytest.fixture(scope="module")
+def tree(mirror: tuple[str, str], archive: Mirror, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """centos, gnome and ubuntu, with their qcow2 in ``out``."""
+    told = {"centos": mirror, "ubuntu": (archive.url, archive.fingerprint)}
+    values = [(f"{node}:mirror={url}", f"{node}:fingerprint={key}") for node, (url, key) in told.items()]
+    params = [word for pair in values for value in pair for word in ("--param", value)]
     with project_of(tmp_path_factory.mktemp("founding")) as made:
         bundles = ("--bundle", "qcow2", "--output", str(made.home / "out"))
-        made.sfvm("build", "centos", "gnome", *params, *bundles, timeout=BUILD_SECONDS)
+        made.sfvm("build", "centos", "gnome", "ubuntu", *params, *bundles, timeout=BUILD_SECONDS)
         yield made
 
 
@@ -56,6 +68,20 @@ def test_centos_boots_to_a_login_prompt(tree: Project) -> None:
 def test_gnome_reaches_the_graphical_target(tree: Project) -> None:
     wanted = ["Started gdm.service", "Reached target graphical.target", "gnome login:"]
     boot(image(tree, "gnome"), "uefi", until=wanted, deadline=BOOT_SECONDS)
+
+
+def test_ubuntu_boots_to_a_login_prompt(tree: Project) -> None:
+    console = boot(image(tree, "ubuntu"), "uefi", until=["login:"], deadline=BOOT_SECONDS)
+    assert "Ubuntu 24.04 LTS" in console
+    assert "ubuntu login:" in console
+
+
+def test_the_guest_goes_on_with_the_archive(tree: Project, archive: Mirror) -> None:
+    assert tree.cat("ubuntu", "/etc/apt/sources.list.d/ubuntu.sources") == (
+        f"Types: deb\nURIs: {archive.url}\nSuites: noble noble-updates noble-security\nComponents: main universe\n"
+        "Signed-By: /etc/apt/keyrings/ubuntu.asc /etc/apt/keyrings/ubuntu-1.asc\n"
+    )
+    assert "BEGIN PGP PUBLIC KEY BLOCK" in tree.cat("ubuntu", "/etc/apt/keyrings/ubuntu-1.asc")
 
 
 def test_the_guest_goes_on_with_the_mirror(tree: Project, mirror: tuple[str, str]) -> None:

@@ -151,7 +151,7 @@ CENTOS = (
         posttrans="kernel-install add @kernel@ /lib/modules/@kernel@/vmlinuz",
         version="6.1",
     ),
-    Rpm("procps-ng", "procps hostname iproute2", "hostname iproute", "systemd", version="3.3"),
+    Rpm("procps-ng", "procps hostname iproute2 curl", "hostname iproute curl", "systemd", version="3.3"),
     Rpm(
         "gdm",
         requires="systemd",

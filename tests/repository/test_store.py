@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfvm import qcow2
+from sfvm.downloads.fetched import Fetched
 from sfvm.errors import RepositoryError, UsageError
 from sfvm.repository import Manifest, Repository, StepRecord
 
@@ -231,6 +232,9 @@ def test_downloads_are_kept_by_content(repository, tmp_path):
         depth=st.just(0),
         origin=HEX,
         parent_origin=st.none(),
+        fetched=st.lists(
+            st.builds(Fetched, TEXT, HEX | st.just(""), st.integers(0, 1 << 50), st.floats(0, 1e6), st.booleans())
+        ).map(tuple),
     ),
     cut=st.integers(1, 40),
 )
@@ -239,6 +243,12 @@ def test_manifests_survive_json_and_truncated_ones_do_not(manifest, cut):
     assert Manifest.parse(content) == manifest
     with pytest.raises(ValueError):
         Manifest.parse(content[: -1 - cut])
+
+
+def test_a_manifest_of_before_there_were_downloads(repository, add):
+    value = json.loads((repository.nodes / f"{add(repository, 'web')}.json").read_bytes())
+    del value["fetched"]
+    assert Manifest.from_json(value).fetched == ()
 
 
 @pytest.mark.parametrize(
@@ -253,6 +263,10 @@ def test_manifests_survive_json_and_truncated_ones_do_not(manifest, cut):
         ({"steps": [1]}, "malformed"),
         ({"packages": [["a"]]}, "malformed"),
         ({"inputs": None}, "wrong type"),
+        ({"fetched": {}}, "wrong type"),
+        ({"fetched": [1]}, "malformed download"),
+        ({"fetched": [{"url": "u", "sha256": "../x", "size": 1, "seconds": 1, "cached": 0}]}, "malformed download"),
+        ({"fetched": [{"url": "u", "sha256": "", "size": -1, "seconds": 1, "cached": 0}]}, "malformed download"),
     ],
 )
 def test_malformed_manifests(repository, add, change, message):

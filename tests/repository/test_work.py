@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from sfvm import qcow2
+from sfvm.downloads.fetched import Fetched
 from sfvm.errors import RepositoryError
 
 MIB = 1 << 20
@@ -64,6 +65,26 @@ def test_the_longest_common_beginning_is_adopted(repository, write, same):
         assert qcow2.header(above).backing == below.name
     assert not source.directory.exists()
     assert repository.work(key("3"), "again").done == ("s1", "s2")  # from the journal
+
+
+def test_what_was_downloaded_goes_with_its_checkpoint(repository, write):
+    def fetched(number, *, cached=False):
+        return Fetched(f"http://a.invalid/{number}", f"{number}" * 64, number, 0.5, cached)
+
+    work = repository.work(key("1"), "node")
+    work.begin(BASE, None, None, MIB)
+    below = None
+    for number, step in enumerate([None, "s1", "s2", "s3"]):
+        overlay = work.next_overlay()
+        qcow2.create(overlay, size=None if below else 64 * MIB, backing=below)
+        work.record(step, overlay, [fetched(number), fetched(0, cached=True)])
+        below = overlay
+    assert work.fetched == repository.work(key("1"), "node").fetched == tuple(fetched(number) for number in range(4))
+    into = repository.work(key("2"), "other")
+    assert repository.adopt(BASE, ["s1", "t2"], into) == 1
+    assert into.fetched == repository.work(key("2"), "other").fetched == (fetched(0), fetched(1))
+    into.reset()
+    assert into.fetched == ()
 
 
 def test_locked_work_is_not_touched(repository, write):

@@ -74,7 +74,7 @@ def test_sshd(distribution: str, package: str, service: str, tmp_path: Path) -> 
     assert found[-1].attributes["enable"] == service
 
 
-@pytest.mark.parametrize("name", ["debian-server", "ubuntu-server"])
+@pytest.mark.parametrize("name", [name for name in LIBRARY.names() if name.endswith("-server")])
 def test_a_server_as_it_is_asked_for(name: str) -> None:
     asked = {"admin": "ann", "key": "ssh-ed25519 AAAA", "zone": "Europe/Berlin", "hardening": "yes"}
     told = {f"{name}:{param}": value for param, value in asked.items()}

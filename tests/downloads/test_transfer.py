@@ -1,0 +1,367 @@
+"""Transfers: shared, continued, redirected, checked, over TLS, through tunnels, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sfvm.cancellation import Cancellation, Cancelled
+from sfvm.downloads.access import Access
+from sfvm.downloads.policy import Policy
+from sfvm.downloads.store import Store
+from sfvm.downloads.transfer import MAX_RESUMES, Transfers
+from sfvm.downloads.upstream import MAX_REDIRECTS
+from sfvm.errors import StepError
+from tests.downloads.servers import Client, Mirror, Network, serving
+
+CONTENT = bytes(range(256)) * 20_000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+PACKAGE = "/pool/a_1.rpm"
+
+
+def named(*mirrors: Mirror) -> Policy:
+    return Policy(named=frozenset(mirror.place for mirror in mirrors))
+
+
+# Shared
+
+
+def test_who_asks_for_the_same_follows_the_same(mirror: Mirror, client: Client, network: Network) -> None:
+    """Also one of another appliance, and also for the part that is there already."""
+    url = mirror.serve(PACKAGE, CONTENT)
+    mirror.gates[PACKAGE] = threading.Event()
+    others = [network.another(client.session.access) for _ in range(3)]
+    with ThreadPoolExecutor() as pool:
+        first = client.open()
+        first.request("GET", url)
+        response = first.getresponse()
+        half = response.read(len(CONTENT) // 4)
+        waiting = [pool.submit(other.get, url) for other in others]
+        mirror.gates[PACKAGE].set()
+        assert half + response.read() == CONTENT
+        assert [future.result() for future in waiting] == [CONTENT] * 3
+        first.close()
+    assert mirror.paths() == [PACKAGE]
+    (fetched,) = client.fetched()
+    assert (fetched.url, fetched.sha256, fetched.size, fetched.cached) == (url, SHA256, len(CONTENT), False)
+
+
+def test_who_goes_leaves_it_to_others(mirror: Mirror, client: Client, network: Network) -> None:
+    url = mirror.serve(PACKAGE, CONTENT)
+    mirror.gates[PACKAGE] = threading.Event()
+    other = network.another(client.session.access)
+    with ThreadPoolExecutor() as pool:
+        first = client.open()
+        first.request("GET", url)
+        response = first.getresponse()
+        response.read(10)
+        waiting = pool.submit(other.get, url)
+        while len(client.session.access.transfers._running) == 0 or _readers(client) < 2:
+            time.sleep(0.01)
+        response.close()
+        first.close()
+        client.proxy.close()
+        mirror.gates[PACKAGE].set()
+        assert waiting.result() == CONTENT
+    assert mirror.paths() == [PACKAGE]
+
+
+def _readers(client: Client) -> int:
+    return sum(transfer.readers for transfer in client.session.access.transfers._running.values())
+
+
+def test_what_nobody_wants_is_given_up(mirror: Mirror, client: Client, store: Store) -> None:
+    url = mirror.serve(PACKAGE, CONTENT)
+    mirror.gates[PACKAGE] = threading.Event()
+    connection = client.open()
+    connection.request("GET", url)
+    connection.getresponse().read(10)
+    client.proxy.close()
+    mirror.gates[PACKAGE].set()
+    connection.close()
+    deadline = time.monotonic() + 20
+    while any(store.contents.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert list(store.contents.iterdir()) == []
+    assert not store.urls.exists()
+
+
+# Continued
+
+
+@pytest.mark.parametrize("validator", ["ETag", "Last_Modified"])
+def test_what_breaks_off_is_continued(mirror: Mirror, client: Client, validator: str) -> None:
+    url = mirror.serve(PACKAGE, CONTENT, **{validator: "same"})
+    mirror.cut[PACKAGE] = len(CONTENT) // 3
+    assert client.get(url) == CONTENT
+    ranges = [int(headers["Range"][6:-1]) for _, headers in mirror.asked[1:]]
+    assert len(ranges) >= 3
+    assert ranges == sorted(ranges), "each time some more has come"
+    assert len(mirror.asked) <= 1 + MAX_RESUMES
+
+
+@pytest.mark.parametrize(("tag", "cut"), [("", 1000), ('W/"weak"', 1000), ('"tag"', 0)])
+def test_what_cannot_be_continued_is_not(mirror: Mirror, client: Client, tag: str, cut: int) -> None:
+    """Without a strong validator, or where nothing comes."""
+    url = mirror.serve(PACKAGE, CONTENT, **({"ETag": tag} if tag else {}))
+    mirror.cut[PACKAGE] = cut
+    with pytest.raises((http.client.HTTPException, OSError, AssertionError)):
+        client.get(url)
+    assert len(mirror.asked) == 1
+
+
+def test_another_content_is_no_continuation(mirror: Mirror, client: Client, store: Store) -> None:
+    url = mirror.serve(PACKAGE, CONTENT, ETag='"1"')
+    mirror.cut[PACKAGE] = len(CONTENT) // 2
+    mirror.gates[PACKAGE] = threading.Event()
+    connection = client.open()
+    connection.request("GET", url)
+    response = connection.getresponse()
+    response.read(10)
+    mirror.serve(PACKAGE, bytes(len(CONTENT)), ETag='"2"')
+    mirror.gates[PACKAGE].set()
+    with pytest.raises(http.client.IncompleteRead):
+        response.read()
+    connection.close()
+    assert not store.urls.exists()
+
+
+@pytest.mark.parametrize(("asked", "told"), [("bytes=5-", (5, None)), ("bytes=5-9", (5, 10)), ("bytes=0-", (0, None))])
+def test_a_part_for_a_client(mirror: Mirror, client: Client, asked: str, told: tuple[int, int | None]) -> None:
+    url = mirror.serve(PACKAGE, CONTENT, ETag='"1"')
+    for _ in ("from upstream", "from the cache"):
+        response, content = client.request("GET", url, Range=asked)
+        assert (response.status, content) == (206, CONTENT[slice(*told)])
+        last = (told[1] or len(CONTENT)) - 1
+        assert response.getheader("Content-Range") == f"bytes {told[0]}-{last}/{len(CONTENT)}"
+    assert client.get(url, Range="bytes=5-", If_Range='"another"') == CONTENT
+    assert client.get(url, Range="bytes=1-2,4-5") == CONTENT
+    assert client.get(url, Range=f"bytes={len(CONTENT)}-") == CONTENT
+    assert all("Range" not in headers for _, headers in mirror.asked)
+
+
+# Redirected
+
+
+def test_redirections_are_followed(mirror: Mirror, client: Client, network: Network) -> None:
+    mirror.serve("/there.rpm", CONTENT)
+    mirror.serve("/on", b"", 302, Location="there.rpm")
+    url = mirror.serve("/a.rpm", b"", 301, Location=mirror.url("/on"))
+    assert client.get(url) == CONTENT
+    assert network.client().get(url) == CONTENT
+    assert mirror.paths() == ["/a.rpm", "/on", "/there.rpm"], "and known by the first name"
+    assert [fetched.url for fetched in client.fetched()] == [url]
+
+
+@pytest.mark.parametrize(("steps", "why"), [(1, "in a loop"), (2, "in a loop"), (MAX_REDIRECTS + 5, "too often")])
+def test_redirections_without_end(mirror: Mirror, client: Client, steps: int, why: str) -> None:
+    for number in range(steps):
+        mirror.serve(f"/{number}", b"", 302, Location=f"/{(number + 1) % steps}")
+    response, content = client.request("GET", mirror.url("/0"))
+    assert response.status == 502
+    assert why in content.decode()
+    assert len(mirror.asked) <= MAX_REDIRECTS + 1
+
+
+@pytest.mark.parametrize("target", ["http://169.254.169.254/", "http://127.0.0.1:1/", "file:///etc/passwd", "ftp://a/"])
+def test_each_redirection_is_judged(mirror: Mirror, client: Client, target: str) -> None:
+    response, content = client.request("GET", mirror.serve("/a", b"", 302, Location=target))
+    assert response.status == 403, content
+    assert len(client.session.refused) == 1
+
+
+def test_a_command_that_lists_hosts_is_not_sent_elsewhere(network: Network) -> None:
+    with serving() as other:
+        policy = named(other)
+        with serving() as mirror:
+            client = network.client(replace(policy, named=policy.named | {mirror.place}), hosts=(mirror.place,))
+            assert client.status(mirror.serve("/a", b"", 302, Location=other.serve("/b", b"secret"))) == 403
+            assert client.status(other.url("/b")) == 403
+            assert client.get(mirror.serve("/c", b"c")) == b"c"
+        assert other.asked == []
+
+
+# Checked
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_by_hash(mirror: Mirror, network: Network, store: Store, right: bool) -> None:
+    """The URL says what is right; another content does not arrive whole, and is not kept."""
+    path = f"/dists/x/by-hash/SHA256/{SHA256}"
+    url = mirror.serve(path, CONTENT if right else CONTENT[:-1] + b"x")
+    client = network.client()
+    if right:
+        assert client.get(url) == network.client().get(url) == CONTENT
+        assert len(mirror.asked) == 1
+    else:
+        with pytest.raises(http.client.IncompleteRead):
+            client.get(url)
+        assert client.fetched() == ()
+        assert not store.content(SHA256).exists()
+
+
+def test_locked(mirror: Mirror, network: Network, store: Store) -> None:
+    index, other = mirror.serve("/InRelease", CONTENT, ETag='"1"'), mirror.serve("/other", b"other")
+    lock = replace(named(mirror), locked={index: SHA256})
+    client = network.client(lock)
+    assert client.get(index) == CONTENT
+    mirror.serve("/InRelease", b"a newer one", ETag='"2"')
+    assert client.get(index) == client.get(index, If_Modified_Since="now") == CONTENT, "whatever it is now"
+    assert network.client(lock).get(index) == CONTENT
+    assert client.request("HEAD", index)[0].getheader("Content-Length") == str(len(CONTENT))
+    assert mirror.paths() == ["/InRelease"]
+    response, why = client.request("GET", other)
+    assert response.status == 403
+    assert f"the lock does not have {other}" in why.decode()
+    assert client.session.refused == [f"{other}: the lock does not have {other}: make a new one (sfvm lock)"]
+    assert [fetched.cached for fetched in client.fetched()] == [False]
+    store.content(SHA256).unlink()
+    with pytest.raises((http.client.HTTPException, AssertionError)):
+        client.get(index)
+    assert not store.content(SHA256).exists()
+
+
+def test_offline(mirror: Mirror, network: Network) -> None:
+    there, index = mirror.serve(PACKAGE, CONTENT), mirror.serve("/InRelease", b"index", ETag='"1"')
+    for url in (there, index):
+        network.client().get(url)
+    asked = len(mirror.asked)
+    client = network.client(replace(named(mirror), offline=True))
+    assert client.get(there) == client.get(there) == CONTENT
+    assert client.get(index) == b"index"
+    response, why = client.request("GET", mirror.serve("/new", b"new"))
+    assert response.status == 403
+    assert "offline: it is not in the download cache" in why.decode()
+    assert client.status(mirror.url("/new"), "HEAD") == 403
+    assert client.status(there, Cookie="mine") == 403
+    assert client.status("example.org:443", "CONNECT") == 403
+    assert len(mirror.asked) == asked
+    assert {fetched.cached for fetched in client.fetched()} == {True}
+
+
+@pytest.mark.parametrize("status", [404, 500])
+def test_fetch_of_what_is_not_there(mirror: Mirror, network: Network, status: int) -> None:
+    access = Access(Transfers(network.store), named(mirror))
+    with pytest.raises(StepError, match="cannot be downloaded") as failed:
+        access.fetch(mirror.serve("/a", b"no", status), SHA256)
+    assert str(status) in str(failed.value.why)
+
+
+def test_fetch(mirror: Mirror, network: Network, store: Store) -> None:
+    url = mirror.serve("/a", CONTENT, ETag='"1"')
+    mirror.cut["/a"] = len(CONTENT) // 2
+    access = Access(Transfers(store), named(mirror))
+    assert access.fetch(url, SHA256).read_bytes() == CONTENT
+    assert access.fetch(url, SHA256).read_bytes() == CONTENT
+    assert len(mirror.asked) >= 2, "it was continued"
+    assert [fetched.cached for fetched in access.ledger.take()] == [False]
+    with pytest.raises(StepError, match="not what the spec expects"):
+        access.fetch(url, "0" * 64)
+    assert access.fetch("http://elsewhere.invalid/b", SHA256) == store.content(SHA256), "from wherever it came"
+
+
+def test_a_fetch_ends_when_the_build_does(mirror: Mirror, network: Network) -> None:
+    stop = Cancellation()
+    access = Access(Transfers(network.store), named(mirror), stop)
+    mirror.gates["/a"] = threading.Event()
+    url = mirror.serve("/a", CONTENT)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(access.fetch, url, SHA256)
+        while not mirror.asked:
+            time.sleep(0.01)
+        stop.cancel()
+        with pytest.raises(Cancelled):
+            waiting.result(20)
+        mirror.gates["/a"].set()
+
+
+# TLS and tunnels
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The certificate of a throw-away CA, and one for 127.0.0.1 with its key."""
+    home = tmp_path_factory.mktemp("authority")
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=home, check=True, capture_output=True)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=throw-away", "-days", "2")
+    openssl("req", *key, "-keyout", "key.pem", "-out", "request", "-subj", "/CN=mirror")
+    (home / "extensions").write_text("subjectAltName=IP:127.0.0.1\n")
+    openssl("x509", "-req", "-in", "request", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+            "-extfile", "extensions", "-out", "cert.pem")  # fmt: skip
+    (home / "both.pem").write_text((home / "cert.pem").read_text() + (home / "key.pem").read_text())
+    return home / "ca.pem", home / "both.pem"
+
+
+@pytest.fixture
+def secure(authority: tuple[Path, Path]) -> Iterator[Mirror]:
+    with serving(authority[1]) as known:
+        yield known
+
+
+def over(secure: Mirror) -> Policy:
+    return replace(named(secure), tls=frozenset({secure.place}))
+
+
+def test_https_in_the_open(
+    secure: Mirror, network: Network, authority: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client says http; its server is reached by https, and what it has is kept and known."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority[0]))
+    url = secure.serve(PACKAGE, CONTENT)
+    client = network.client(over(secure))
+    assert client.get(url.replace("https:", "http:")) == CONTENT
+    assert network.client(over(secure)).get(url.replace("https:", "http:")) == CONTENT
+    assert secure.paths() == [PACKAGE]
+    (fetched,) = client.fetched()
+    assert (fetched.url, fetched.sha256) == (url, SHA256)
+
+
+def test_certificates_are_verified(secure: Mirror, network: Network) -> None:
+    url = secure.serve(PACKAGE, CONTENT)
+    response, why = network.client(over(secure)).request("GET", url.replace("https:", "http:"))
+    assert response.status == 502
+    assert "CERTIFICATE_VERIFY_FAILED" in why.decode()
+    assert secure.asked == []
+
+
+def test_a_tunnel(secure: Mirror, network: Network, authority: tuple[Path, Path]) -> None:
+    """TLS is the client's own; the bytes are counted."""
+    secure.serve(PACKAGE, CONTENT)
+    client = network.client(named(secure))
+    connection = http.client.HTTPSConnection(
+        "127.0.0.1", client.proxy.port, timeout=30, context=ssl.create_default_context(cafile=str(authority[0]))
+    )
+    connection.set_tunnel("127.0.0.1", secure.port)
+    connection._create_connection = lambda *_: client.connect()  # type: ignore[attr-defined]
+    connection.request("GET", PACKAGE)
+    assert connection.getresponse().read() == CONTENT
+    connection.close()
+    client.proxy.close()
+    (fetched,) = client.fetched()
+    assert fetched.tunnel
+    assert fetched.url == f"https://{secure.place}"
+    assert fetched.size > len(CONTENT)
+
+
+@pytest.mark.parametrize("place", ["127.0.0.1:1", "169.254.169.254:443", "example.org:22", "example.org", "a:b", "/"])
+def test_where_no_tunnel_leads(client: Client, place: str) -> None:
+    assert client.status(place, "CONNECT") == 403
+    assert len(client.session.refused) == 1
+
+
+def test_a_tunnel_with_a_lock(secure: Mirror, network: Network) -> None:
+    assert network.client(replace(named(secure), locked={})).status(secure.place, "CONNECT") == 403
