@@ -7,6 +7,7 @@ alone. ``file:///…`` may lie anywhere: whoever names the digest of a file know
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,8 @@ def require_url(url: str, place: Place) -> None:
     try:
         parts = urlsplit(url)
         port = parts.port
+        if not re.fullmatch(r"[!-~]+", url):
+            raise ValueError("it has a blank, or more than ASCII: write %20 and the like")
     except ValueError as error:
         raise SpecError(f"src {url!r} is no URL", place=place, why=str(error), hint="https://HOST/PATH") from None
     if parts.scheme not in SCHEMES:

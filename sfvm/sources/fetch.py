@@ -66,7 +66,10 @@ def find(sha256: str, host: Host) -> Path | None:
 
 
 def record(url: str, kept: Path, host: Host, begun: float, *, cached: bool) -> None:
-    """Note for the node's manifest that *url* has what *kept* has; it took from *begun* (:func:`time.monotonic`)."""
+    """Note for the node's manifest that *url* has what *kept* has; it took from *begun* (:func:`time.monotonic`). Files
+    of this host are nothing that anybody could fetch again, by a lock."""
+    if url.startswith("file:"):
+        return
     seconds = round(time.monotonic() - begun, 3)
     host.access.ledger.add(Fetched(url, kept.name, kept.stat().st_size, seconds, cached))
 

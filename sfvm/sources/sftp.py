@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import logging
 from base64 import b64encode
 from collections.abc import Iterator
 from hashlib import sha256
@@ -21,6 +22,7 @@ from sfvm.verbs import Host
 SYSTEM_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 REQUESTS = 64
 """Reads on their way at once, of 32 KiB each."""
+logging.getLogger("paramiko").addHandler(logging.NullHandler())  # it would tell the terminal what we tell
 LOST = (OSError, EOFError, paramiko.SSHException)
 
 
@@ -63,18 +65,18 @@ def open_sftp(url: str, offset: int, host: Host) -> Iterator[Remote]:
 def _connect(client: paramiko.SSHClient, name: str, port: int | None, user: str | None, policy: Policy) -> None:
     configured = _configuration(name)
     host = str(configured.get("hostname", name))
-    port = port or int(configured.get("port", 22))
-    user = user or str(configured.get("user", "")) or getpass.getuser()
-    _judge(policy, host, port)
     keys: Any = [str(Path(key).expanduser()) for key in configured.get("identityfile", [])]  # the stubs want one
-    client.set_missing_host_key_policy(_Refuse(name, port))
     try:
+        port = port or int(configured.get("port", 22))
+        user = user or str(configured.get("user", "")) or getpass.getuser()
+        _judge(policy, host, port)
+        client.set_missing_host_key_policy(_Refuse(name, port))
         client.load_system_host_keys()
         if SYSTEM_HOSTS.exists():
             client.load_system_host_keys(str(SYSTEM_HOSTS))
         client.connect(
-            host, port, user, timeout=STALLED, banner_timeout=STALLED, auth_timeout=STALLED,
-            key_filename=keys or None,
+            host, port, user, key_filename=keys or None,
+            timeout=STALLED, banner_timeout=STALLED, auth_timeout=STALLED,
         )  # fmt: skip
     except paramiko.BadHostKeyException as error:
         raise Unavailable(
@@ -86,8 +88,8 @@ def _connect(client: paramiko.SSHClient, name: str, port: int | None, user: str 
             f"{user}@{name} is not let in ({error})",
             f"`ssh {user}@{name}` must work without a question: ssh-add the key, or name the user in the URL",
         ) from error
-    except (*LOST, ValueError) as error:
-        raise Unavailable(f"{name} port {port}: {getattr(error, 'strerror', None) or error}") from error
+    except (*LOST, ValueError, KeyError) as error:  # KeyError: nobody knows the user's name
+        raise Unavailable(f"{name} port {port or 22}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _judge(policy: Policy, host: str, port: int) -> None:

@@ -300,6 +300,8 @@ def test_a_full_disk(server: Web, tmp_path: Path, host: Host, monkeypatch: pytes
         ("http://h:99999/y", "is no URL"),
         ("file://server/x", "is no URL of a file"),
         ("file://", "is no URL of a file"),
+        ("https://h/a b", "is no URL"),
+        ("sftp://h/ä", "is no URL"),
         ("https://user:secret@h/x", "a password in it"),
         ("https://user@h/x", "a password in it"),
         ("sftp://user:secret@h/x", "a password in it"),
