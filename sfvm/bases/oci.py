@@ -20,7 +20,9 @@ if TYPE_CHECKING:  # tarfile takes long to import, and few builds begin so
     from sfvm.sources.blobs import Blobs, Layout
 
 DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
-REFERENCE = re.compile(r"docker://([^@\s]+?)(?::[\w][\w.-]{0,127})?@sha256:([0-9a-f]{64})", re.ASCII)
+REFERENCE = re.compile(
+    r"docker://((?:[^@\s/]*[.:][^@\s/]*|localhost)/[^@\s]+?)(?::[\w][\w.-]{0,127})?@sha256:([0-9a-f]{64})", re.ASCII
+)
 TREE = "layers.tar"
 
 
@@ -72,8 +74,8 @@ class Oci:
                 raise SpecError(
                     f"src {text!r} does not say which image",
                     place=element.place_of("src"),
-                    why="a tag moves: an image is known by its digest",
-                    hint="docker://HOST/NAME@sha256:…, as `skopeo inspect` tells",
+                    why="a tag moves: an image is known by its digest, in the registry of a host",
+                    hint="docker://docker.io/library/alpine@sha256:…, as `skopeo inspect` tells",
                 )
             return cls(None, reference[1], None, reference[2], known, element.place)
         if "://" in text:
@@ -126,7 +128,7 @@ class Oci:
                 else:
                     blobs = layout = _layout(path, work)
                     digest = _chosen(layout, self.digest)
-                found = layers(blobs, digest, host.architecture)
+                found = layers(blobs, digest, host.architecture, host.size)
                 flatten([blobs.blob(layer) for layer in found], target, host.size, stop=host.stop)
         finally:
             shutil.rmtree(work, ignore_errors=True)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 from urllib.parse import urlsplit
 
+from sfvm.archives import TooLarge
 from sfvm.downloads.policy import Refused
 from sfvm.errors import SfvmError
 from sfvm.events import Preparing
@@ -79,10 +80,11 @@ class Blobs(Protocol):
         """What the last manifest names."""
 
 
-def layers(blobs: Blobs, first: str, architecture: str) -> list[Descriptor]:
+def layers(blobs: Blobs, first: str, architecture: str, limit: int) -> list[Descriptor]:
     """The layers, the lowest first, of the image for this machine in the index or manifest with the SHA-256 *first*.
 
     :raises Wrong: there is none
+    :raises TooLarge: they have more than *limit* bytes
     """
     wanted = f"linux/{ARCHITECTURES.get(architecture, architecture)}"
     descriptor = Descriptor(first)
@@ -90,20 +92,22 @@ def layers(blobs: Blobs, first: str, architecture: str) -> list[Descriptor]:
         document = _document(blobs.manifest(descriptor))
         if "manifests" not in document:
             break
-        found = [Descriptor.parse(value) for value in _list(document, "manifests")]
-        fitting = [one for one in found if one.platform == wanted] or [one for one in found if not one.platform]
+        offered = [Descriptor.parse(value) for value in _list(document, "manifests")]
+        fitting = [one for one in offered if one.platform == wanted] or [one for one in offered if not one.platform]
         if not fitting:
-            others = ", ".join(sorted({one.platform for one in found})) or "nothing"
+            others = ", ".join(sorted({one.platform for one in offered})) or "nothing"
             raise Wrong(f"it is not for {wanted}, but for {others}")
         descriptor = fitting[0]
+    found = [Descriptor.parse(value) for value in _list(document, "layers")]
+    if len(found) > MOST_LAYERS:
+        raise Wrong(f"it has more than {MOST_LAYERS} layers")
+    if sum(layer.size or 0 for layer in found) > limit:  # before they are fetched
+        raise TooLarge(f"its layers have more than {limit >> 20} MiB")
     config = _document(blobs.blob(Descriptor.parse(document.get("config"))))
     platform = f"{config.get('os', 'linux')}/{config.get('architecture', wanted.partition('/')[2])}"
     if platform != wanted:
         raise Wrong(f"it is for {platform}, not for {wanted}")
-    told = [Descriptor.parse(value) for value in _list(document, "layers")]
-    if len(told) > MOST_LAYERS:
-        raise Wrong(f"it has more than {MOST_LAYERS} layers")
-    return told
+    return found
 
 
 def parsed(file: IO[bytes], name: str) -> dict[str, Any]:
@@ -252,36 +256,41 @@ class Registry:
         self.last = descriptor.sha256
         begun = time.monotonic()
         kept = find(descriptor.sha256, self.host)
-        if cached := kept is not None:
-            return self._used(descriptor, kept, begun, cached)
-        content = self._skopeo("inspect", "--raw", self._url(descriptor))
-        draft = self.host.work / "manifest"
-        draft.write_bytes(content)
-        return self._used(descriptor, self._keep(draft, descriptor), begun, cached)
+        cached = kept is not None
+        if kept is None:
+            draft = self.host.work / "registry.json"
+            draft.write_bytes(self._skopeo("inspect", "--raw", self._url(descriptor)))
+            kept = self._keep(draft, descriptor)
+        return self._used(descriptor, kept, begun, cached=cached)
 
     def blob(self, descriptor: Descriptor) -> Path:
         begun = time.monotonic()
         kept = find(descriptor.sha256, self.host)
-        if not (cached := kept is not None):
-            directory = self.host.work / "registry"
-            shutil.rmtree(directory, ignore_errors=True)
-            try:
-                source = self._url(Descriptor(self.last))
-                self._skopeo("copy", "--quiet", "--preserve-digests", source, f"dir:{directory}")
-                for path in directory.iterdir():
-                    if re.fullmatch(r"[0-9a-f]{64}", path.name):
-                        self._keep(path, Descriptor(path.name))
-            finally:
-                shutil.rmtree(directory, ignore_errors=True)
+        cached = kept is not None
+        if kept is None:
+            self._fetch()
             kept = find(descriptor.sha256, self.host)
         if kept is None:
             raise Wrong(f"the registry has no blob {descriptor.sha256}")
-        return self._used(descriptor, kept, begun, cached)
+        return self._used(descriptor, kept, begun, cached=cached)
+
+    def _fetch(self) -> None:
+        """Keep all blobs of the last manifest."""
+        directory = self.host.work / "registry"
+        shutil.rmtree(directory, ignore_errors=True)
+        try:
+            source = self._url(Descriptor(self.last))
+            self._skopeo("copy", "--quiet", "--preserve-digests", source, f"dir:{directory}")
+            for path in directory.iterdir():
+                if re.fullmatch(r"[0-9a-f]{64}", path.name):
+                    self._keep(path, Descriptor(path.name))
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
 
     def _url(self, descriptor: Descriptor) -> str:
         return f"docker://{self.name}@sha256:{descriptor.sha256}"
 
-    def _used(self, descriptor: Descriptor, kept: Path, begun: float, cached: bool) -> Path:
+    def _used(self, descriptor: Descriptor, kept: Path, begun: float, *, cached: bool) -> Path:
         if descriptor.size not in (None, kept.stat().st_size):
             raise Wrong(f"blob {descriptor.sha256} has not {descriptor.size} bytes")
         record(self._url(descriptor), kept, self.host, begun, cached=cached)
@@ -305,13 +314,23 @@ class Registry:
         program = shutil.which("skopeo")
         if program is None:
             raise SfvmError("skopeo cannot be run", why="registries are asked by it", hint="install it: skopeo")
-        # Signatures of images are the registry's user's business; what counts is the digest. Loopback has no TLS.
+        # No policy of signatures: the digest says which image it is. Loopback has no TLS.
         place = self.name.partition("/")[0]
         plain = ["--src-tls-verify=false" if command == "copy" else "--tls-verify=false"]
         options = plain if place.rpartition(":")[0] in LOOPBACK or place in LOOPBACK else []
         self.host.work.mkdir(parents=True, exist_ok=True)
+        bound = shutil.which("setpriv")  # it ends with us, however we end
         process = subprocess.Popen(
-            [program, "--insecure-policy", "--tmpdir", str(self.host.work), command, *options, *words],
+            [
+                *([bound, "--pdeathsig", "KILL"] if bound else []),
+                program,
+                "--insecure-policy",
+                "--tmpdir",
+                str(self.host.work),
+                command,
+                *options,
+                *words,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -145,9 +146,10 @@ def test_blobs_that_were_changed(make: Maker, layout: Layout) -> None:
         (b"[]", "is no JSON object"),
         (b"{", "cannot be read"),
         (b"[" * 100_000, "cannot be read"),
-        (b"{}", "no config|malformed"),
+        (b"{}", "has no layers"),
+        (b'{"layers": []}', "malformed"),
         (b'{"config": {"digest": "sha512:x", "size": 1}, "layers": []}', "no SHA-256"),
-        (b'{"config": {"digest": "sha256:../../../etc/passwd", "size": 1}}', "no SHA-256"),
+        (b'{"config": {"digest": "sha256:../../../etc/passwd", "size": 1}, "layers": []}', "no SHA-256"),
         (b'{"config": 1, "layers": []}', "malformed"),
         (b'{"manifests": []}', "for nothing"),
         (b'{"manifests": 1}', "has no manifests"),
@@ -155,8 +157,6 @@ def test_blobs_that_were_changed(make: Maker, layout: Layout) -> None:
     ],
 )
 def test_manifests_that_are_none(make: Maker, layout: Layout, content: bytes, why: str) -> None:
-    import re
-
     layout.index(layout.blob(content, "manifest.v1+json"))
     assert re.search(why, refused(make))
 
@@ -206,9 +206,11 @@ def test_a_sparse_blob(make: Maker, layout: Layout) -> None:
 @pytest.mark.parametrize(
     ("xml", "what"),
     [
-        ('<oci src="docker://h/x:latest"/>', "does not say which image"),
-        ('<oci src="docker://h/x@sha256:12"/>', "does not say which image"),
-        ('<oci src="docker://h/x y@sha256:{0}"/>', "does not say which image"),
+        ('<oci src="docker://alpine@sha256:{0}"/>', "does not say which image"),
+        ('<oci src="docker://library/alpine@sha256:{0}"/>', "does not say which image"),
+        ('<oci src="docker://h.invalid/x:latest"/>', "does not say which image"),
+        ('<oci src="docker://h.invalid/x@sha256:12"/>', "does not say which image"),
+        ('<oci src="docker://h.invalid/x y@sha256:{0}"/>', "does not say which image"),
         ('<oci src="http://h/x.tar"/>', "oci has no sha256"),
         ('<oci src="x"/>', "does not exist"),
         ('<oci from="../x"/>', "leaves the spec's directory"),
@@ -310,6 +312,18 @@ def test_a_registry_is_asked_once(make: Maker, layout: Layout, index: bool) -> N
     assert all(one.cached and one.url.startswith(f"docker://{place}/t/image@sha256:") for one in fetched)
 
 
+def test_layers_that_are_too_large_are_not_fetched(make: Maker, layout: Layout) -> None:
+    tool("skopeo")
+    changed = manifest(layout)
+    changed["layers"][0]["size"] = 1 << 40
+    image = layout.json(changed, "manifest.v1+json")
+    with registry(layout) as (place, asked):
+        allowed = {"named": frozenset({place})}
+        error = refused(make, f'<oci src="docker://{place}/t/image@{image["digest"]}"/>', **allowed)
+        assert "its layers have more than 1024 MiB" in error
+        assert not [path for path in asked if "/blobs/" in path]
+
+
 def test_a_registry_that_has_it_not(make: Maker, layout: Layout) -> None:
     tool("skopeo")
     with registry(layout) as (place, _):
@@ -333,7 +347,7 @@ def test_a_registry_that_has_another(make: Maker, layout: Layout) -> None:
 
 def test_without_skopeo(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blobs.shutil, "which", lambda name: None)
-    base = make(f'<oci src="docker://h/x@sha256:{"0" * 64}"/>', "bases")
+    base = make(f'<oci src="docker://h.invalid/x@sha256:{"0" * 64}"/>', "bases")
     with pytest.raises(SfvmError, match="skopeo cannot be run") as caught:
         base.prepare(host(make.home / "work"))
     assert "install it" in str(caught.value.hint)
