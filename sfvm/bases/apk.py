@@ -25,7 +25,7 @@ class Apk:
 
     Example::
 
-        <base><apk release="v3.22" url="https://dl-cdn.alpinelinux.org/alpine" mirror="${mirror}"
+        <base><apk release="v3.22" url="https://dl-cdn.alpinelinux.org/alpine"
                    include="alpine-base" rsa-keys="alpine-devel@lists.alpinelinux.org-6165ee59.rsa.pub"/></base>
 
     The ``repositories`` (``main community``) are below ``url``, or below ``mirror`` where that is not empty, at

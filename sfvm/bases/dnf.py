@@ -47,7 +47,7 @@ class Dnf:
 
     Example::
 
-        <base><dnf distribution="centos" release="9" url="https://mirror.stream.centos.org" mirror="${mirror}"
+        <base><dnf distribution="centos" release="9" url="https://mirror.stream.centos.org"
                    repositories="baseos=9-stream/BaseOS/$basearch/os appstream=9-stream/AppStream/$basearch/os"
                    keys="keys/centos.asc" include="bash dnf" groups="core"/></base>
 

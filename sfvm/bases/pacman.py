@@ -77,7 +77,7 @@ class Pacman:
 
     Example::
 
-        <base><pacman url="https://geo.mirror.pkgbuild.com" mirror="${mirror}" include="base linux"/></base>
+        <base><pacman url="https://geo.mirror.pkgbuild.com" include="base linux"/></base>
 
     The ``repositories`` (``core extra``) are below ``url``, or below ``mirror`` where that is not empty: at
     ``$repo/os/$arch``, unless it says that otherwise with these variables of pacman's.
@@ -86,8 +86,8 @@ class Pacman:
     them, then the mirror's own newer one), or, with ``keys``, or ``key-url`` and ``fingerprint``, by these keys and no
     other.
 
-    The guest gets the mirror in its ``mirrorlist``, and a keyring without a secret: ``pacman-key --init`` makes a key
-    of the machine's own.
+    ``distribution`` is the fact of that name (``arch``). The guest gets the mirror in its ``mirrorlist``, and a keyring
+    without a secret: ``pacman-key --init`` makes a key of the machine's own.
     """
 
     element: ClassVar[str] = "pacman"

@@ -46,7 +46,7 @@ class Zypper:
 
     Example::
 
-        <base><zypper distribution="opensuse" release="15.6" url="http://download.opensuse.org" mirror="${mirror}"
+        <base><zypper distribution="opensuse" release="15.6" url="http://download.opensuse.org"
                       repositories="repo-oss=distribution/leap/15.6/repo/oss" keys="keys/opensuse.asc"
                       include="patterns-base-minimal_base zypper"/></base>
 
