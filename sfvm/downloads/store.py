@@ -112,6 +112,10 @@ class Store:
         finally:
             path.unlink(missing_ok=True)
 
+    def forget(self, url: str) -> None:
+        """Ask for *url* anew the next time."""
+        self._url(url).unlink(missing_ok=True)
+
     def _url(self, url: str) -> Path:
         return self.urls / hashlib.sha256(url.encode()).hexdigest()
 

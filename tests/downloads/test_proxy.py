@@ -52,6 +52,26 @@ def test_a_package_that_was_of_no_use_is_fetched_anew(mirror: Mirror, client: Cl
     assert client.get(url) == b"right"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "E: Failed to fetch http://mirror/pool/a+b_1_all.deb  Hash Sum mismatch",
+        "E: Failed to fetch http://mirror/pool/a%2bb_1_all.deb  Hash Sum mismatch",
+        "ERROR: a+b_1_all: BAD signature",
+    ],
+)
+def test_a_package_that_a_failed_command_names_is_fetched_anew(
+    mirror: Mirror, client: Client, another: Client, line: str
+) -> None:
+    other = mirror.serve("/pool/c_1_all.deb", b"other")
+    url = mirror.serve("/pool/a%2bb_1_all.deb", b"wrong")
+    assert (client.get(url), client.get(other)) == (b"wrong", b"other")
+    client.session.doubt(["Reading package lists...", line])
+    mirror.serve("/pool/a%2bb_1_all.deb", b"right")
+    assert (another.get(url), another.get(other)) == (b"right", b"other")
+    assert mirror.paths().count("/pool/c_1_all.deb") == 1
+
+
 @pytest.mark.parametrize("validator", ["ETag", "Last_Modified"])
 def test_an_index_is_asked_for_again(mirror: Mirror, client: Client, validator: str) -> None:
     url = mirror.serve(INDEX, b"first", **{validator: "1"})

@@ -12,7 +12,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tests.mirrors.apt import control, package, suite
-from tests.mirrors.tiny import FROM_GUEST, Signer, signer
+from tests.mirrors.tiny import Signer, signer
 
 LONG_AGO = ("--faked-system-time", "20200101T000000!")
 BIG = 150 << 20
@@ -82,7 +82,7 @@ def small(work: Path) -> Iterator[Mirror]:
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, made)) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1})
         thread.start()
-        made.url = f"http://{FROM_GUEST}:{server.server_address[1]}"
+        made.url = f"http://127.0.0.1:{server.server_address[1]}"
         try:
             yield made
         finally:

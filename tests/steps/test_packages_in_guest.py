@@ -11,6 +11,10 @@ import pytest
 from sfvm.appliance.image import Image
 from sfvm.appliance.machine import Appliance
 from sfvm.apt import HOME
+from sfvm.downloads.access import Access
+from sfvm.downloads.policy import Policy
+from sfvm.downloads.store import Store
+from sfvm.downloads.transfer import Transfers
 from sfvm.events import ignore
 from sfvm.guest import Command, CommandFailed
 from tests.appliance.conftest import boot, disk
@@ -28,15 +32,18 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
 
 
 @pytest.fixture(scope="module")
-def appliance(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
+def appliance(image: Image, mirror: Mirror, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
     home = tmp_path_factory.mktemp("apt")
     archive, _ = apt_guest(home)
+    transfers = Transfers(Store(home / "downloads"))
+    access = Access(transfers, Policy(named=frozenset({mirror.url.removeprefix("http://")})))
     with boot(image, disk(home / "disk.qcow2"), []) as running:
         running.format("ext4")
         running.mount()
         running.guest.unpack(archive, "/")
-        running.supplied(home / "cache", home / "exchange", ignore)
+        running.supplied(access, home / "exchange", ignore)
         yield running
+    transfers.close()
 
 
 @pytest.fixture

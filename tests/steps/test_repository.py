@@ -44,7 +44,7 @@ def added(make: Maker, web: Web, program: str, attributes: str) -> list[str]:
     make(f'<repository name="a" url="{URL}" {attributes}/>').run(web)
     command = web.commands[-1]
     assert command.packages, "it sees the keys"
-    assert not command.online
+    assert not command.network
     return command.script.splitlines()
 
 
