@@ -17,6 +17,7 @@ from typing import Self
 
 from sfvm.digest import file_digest
 from sfvm.document import Element
+from sfvm.downloads.policy import plain
 from sfvm.errors import Place, SpecError, StepError
 from sfvm.guest import KEPT, Command, Guest
 from sfvm.openpgp import dearmor, fingerprints
@@ -94,7 +95,7 @@ class Keys:
         return tuple(paths)
 
     def _fetch(self, guest: Guest) -> bytes:
-        url = shlex.quote(self.url)
+        url = shlex.quote(plain(self.url))
         script = f"curl --fail --silent --show-error --location --max-filesize {MAX_SIZE} -- {url} | base64 -w 0\n"
         shell = "/bin/bash -eo pipefail"
         content = base64.b64decode(guest.capture(Command(script, shell=shell, place="appliance", packages=True)))

@@ -12,19 +12,20 @@ import os
 import pkgutil
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
-from sfvm.cancellation import NEVER, Cancellation
+from sfvm.cancellation import Cancellation
 from sfvm.document import Element
-from sfvm.downloads.fetched import Ledger
-from sfvm.downloads.policy import Policy
 from sfvm.errors import Place
 from sfvm.events import Listener, ignore
 from sfvm.guest import Guest
+
+if TYPE_CHECKING:  # it takes long to import, and plans fetch nothing
+    from sfvm.downloads.access import Access
 
 PACKAGES = {"steps": "sfvm.steps", "bases": "sfvm.bases", "bundle": "sfvm.bundle.outputs"}
 """Where the built-in verbs of a kind are."""
@@ -76,17 +77,18 @@ class Step(Verb, Protocol):
 @dataclass(frozen=True)
 class Host:
     """What a base may use of the host before the appliance starts: *work* is the node's directory, *size* the bytes of
-    its disk, *architecture* the machine's, *downloads* the directory of what was fetched before
-    (:mod:`sfvm.sources`), *policy* what may be fetched, and *ledger* takes down what was."""
+    its disk, *architecture* the machine's, *access* what it has of the network and the download cache."""
 
     work: Path
     size: int
     architecture: str
-    downloads: Path
+    access: Access
     listener: Listener = ignore
-    stop: Cancellation = NEVER
-    policy: Policy = field(default_factory=Policy)
-    ledger: Ledger = field(default_factory=Ledger)
+
+    @property
+    def stop(self) -> Cancellation:
+        """What ends the work."""
+        return self.access.stop
 
 
 @dataclass(frozen=True)

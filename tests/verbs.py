@@ -12,11 +12,13 @@ from typing import Any, BinaryIO
 import pytest
 
 from sfvm import document
+from sfvm.cancellation import NEVER, Cancellation
 from sfvm.downloads.access import Access
 from sfvm.downloads.policy import Policy
 from sfvm.downloads.store import Store
 from sfvm.downloads.transfer import Transfers
 from sfvm.errors import SpecError
+from sfvm.events import ignore
 from sfvm.guest import Command, Package
 from sfvm.verbs import Host, registry
 
@@ -49,16 +51,13 @@ class Maker:
         return caught.value
 
 
-def host(work: Path, size: int = 1 << 30, architecture: str = "x86_64", **more: Any) -> Host:
-    """The host of a base, with everything in the directory *work*."""
-    return Host(work, size, architecture, work / "downloads", policy=Policy(named=Anywhere()), **more)
-
-
-class Anywhere(frozenset[str]):
-    """What a user has named who has named every port of the host."""
-
-    def __contains__(self, place: object) -> bool:
-        return True
+def host(
+    work: Path, size: int = 1 << 30, architecture: str = "x86_64", stop: Cancellation = NEVER, **more: Any
+) -> Host:
+    """The host of a base, with everything in the directory *work*; *more* is a listener, or the policy's."""
+    listener = more.pop("listener", ignore)
+    access = Access(Transfers(Store(work / "downloads")), Policy(**more), stop)
+    return Host(work, size, architecture, access, listener)
 
 
 @dataclass
@@ -86,9 +85,6 @@ class Directory:
 
     def exists(self, path: str) -> bool:
         return self.at(path).exists() or self.at(path).is_symlink()
-
-    def names(self, path: str) -> tuple[str, ...]:
-        return tuple(sorted(entry.name for entry in self.at(path).iterdir())) if self.exists(path) else ()
 
     def read(self, path: str) -> bytes:
         return self.at(path).read_bytes()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import posixpath
 import shlex
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -224,6 +225,9 @@ def _normal(path: str) -> str:
 def _decompress_zstd(archive: Path, target: Any) -> None:
     import zstandard
 
-    with archive.open("rb") as source:
-        zstandard.ZstdDecompressor().copy_stream(source, target)
+    with (
+        archive.open("rb") as source,
+        zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True) as plain,
+    ):
+        shutil.copyfileobj(plain, target, SMALL)
     target.flush()

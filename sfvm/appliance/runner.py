@@ -36,12 +36,12 @@ ENVIRONMENT = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_P
 
 @dataclass(frozen=True)
 class Relay:
-    """Where the relay of a command connects to on the host, what it says there first, what the command was refused,
-    and whether it has what a lock names only."""
+    """Where the relay of a command connects to on the host, what it says there first, what the command could not
+    have, and whether it has what a lock names only."""
 
     port: int
     token: str
-    refused: Sequence[str] = ()
+    told: Sequence[str] = ()
     locked: bool = False
 
 
@@ -77,19 +77,19 @@ class Runner:
 
     @contextlib.contextmanager
     def _online(self, command: Command) -> Iterator[Relay]:
-        """What *command* reaches the network by, while it runs. What it was refused is in the log at the end."""
+        """What *command* reaches the network by, while it runs. What it could not have is in the log at the end."""
         if self.supply is None or not command.network:
             yield NOBODY
             return
         with self.supply.session(command) as (port, session):
             try:
-                yield Relay(port, session.token, session.refused, session.policy.locked is not None)
+                yield Relay(port, session.token, session.told, session.policy.locked is not None)
             except CommandFailed as failed:
                 session.doubt(failed.output)
                 raise
             finally:
-                for line in session.refused:
-                    self.channel.log(f"sfvm: refused: {line}")
+                for line in session.told:
+                    self.channel.log(f"sfvm: {line}")
 
     def _run(self, command: Command, relay: Relay, *, capture: bool) -> str:
         number, directory, preparation = self._job(command, relay, capture=capture)
@@ -114,8 +114,7 @@ class Runner:
             raise self.died("the appliance died", "while a command ran in it")
         output = self._captured(directory) if capture else ""
         if status:
-            refused = [f"refused: {line}" for line in relay.refused]
-            raise CommandFailed(status, [*output.splitlines(), *tail, *refused][-TAIL:])
+            raise CommandFailed(status, [*output.splitlines(), *tail, *relay.told][-TAIL:])
         return output
 
     def _captured(self, directory: str) -> str:

@@ -128,7 +128,17 @@ class Mount:
 
 
 def devices(text: str) -> list[Device]:
-    """What :data:`LOOK` has told."""
+    """What :data:`LOOK` has told.
+
+    :raises Unclear: that makes no sense: there was too much of it
+    """
+    try:
+        return _devices(text)
+    except (ValueError, IndexError) as error:
+        raise Unclear(f"there is too much in it ({error})") from None
+
+
+def _devices(text: str) -> list[Device]:
     found: list[Device] = []
     for line in text.splitlines():
         word, _, rest = line.partition(" ")

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from sfvm import archives
 from sfvm.bases._room import filling
 from sfvm.document import Element
 from sfvm.errors import Place
@@ -54,6 +53,8 @@ class Archive:
         return self.known
 
     def prepare(self, host: Host) -> tuple[Attached, ...]:
+        from sfvm import archives  # tarfile takes long to import
+
         path = self.source.fetch(host)
         archives.check(path, self.source.name, self.place, host.size, stop=host.stop)
         return ()

@@ -24,6 +24,19 @@ TRUSTED = "/etc/pki/rpm-gpg/RPM-GPG-KEY-sfvm"
 ELDER = {"centos": 10, "rocky": 10, "almalinux": 10, "rhel": 10, "ol": 10, "fedora": 36}
 """Distributions whose rpm has its database in /var/lib/rpm before this release, since then in /usr/lib/sysimage/rpm
 (Fedora's change "Relocate RPM database to /usr", 36; Enterprise Linux 10 was made of a later Fedora)."""
+OWNED = r"""if [ -x /sysroot/usr/bin/systemd-sysusers ] && [ -x /sysroot/usr/bin/rpm ]; then
+    HOME=/root chroot /sysroot /bin/sh -e <<'END'
+systemd-sysusers
+rpm -qa --qf '[%{FILEMODES:octal} %{FILEUSERNAME}:%{FILEGROUPNAME} %{FILENAMES}\n]' | grep -v ' root:root ' |
+    while read -r mode owner path; do
+        [ -e "$path" ] && [ ! -L "$path" ] && chown "$owner" "$path" || continue
+        chmod "${mode#"${mode%????}"}" "$path"
+    done
+END
+fi
+"""
+"""A script: the users that packages declare (sysusers.d(5)) exist, and own their files. rpm sees to that since 4.19;
+with an older one, which the appliance may have, what belongs to nobody whom it knows belongs to root."""
 HOME = "/sysroot/run/sfvm"
 """What dnf needs while it runs: in a tmpfs of the command's own mount namespace, which ends with it."""
 
@@ -140,7 +153,7 @@ printf '%s\\n' {shlex.join(macros)} >{HOME}/.rpmmacros
 export HOME={HOME} LANG=C.UTF-8
 {_alive(keys)}# kernel-install(8) would make an initramfs of what is installed so far.
 KERNEL_INSTALL_BYPASS=1 /usr/lib/sfvm/nosync {shlex.join(words)}
-{SYNCED}"""
+{OWNED}{SYNCED}"""
 
     def _configuration(self, keys: Sequence[str]) -> str:
         """dnf.conf(5). Paths that dnf writes to are below the installroot, where the tmpfs is."""

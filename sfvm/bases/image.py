@@ -74,8 +74,9 @@ class Image:
 
     def populate(self, guest: Guest, host: Host) -> None:
         look = Command(_inspection.LOOK, shell="/bin/bash -e", place="appliance", network=False)
-        found = _inspection.devices(guest.capture(look))
+        told = guest.capture(look)
         try:
+            found = _inspection.devices(told)
             device, subvolume = _inspection.root(found, self.partition, self.subvolume)
         except _inspection.Unclear as error:
             raise SpecError(

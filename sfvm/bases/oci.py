@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from sfvm.archives import TooLarge
-from sfvm.bases import _blobs, _layers
 from sfvm.bases._room import filling
 from sfvm.document import Element
 from sfvm.errors import Place, SpecError
@@ -18,6 +16,13 @@ from sfvm.guest import Guest
 from sfvm.sources import Source
 from sfvm.verbs import JSON, Attached, Host
 
+if TYPE_CHECKING:  # tarfile takes long to import, and few builds begin so
+    from sfvm.sources.blobs import Blobs, Layout
+
+DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+REFERENCE = re.compile(
+    r"docker://((?:[^@\s/]*[.:][^@\s/]*|localhost)/[^@\s]+?)(?::[\w][\w.-]{0,127})?@sha256:([0-9a-f]{64})", re.ASCII
+)
 TREE = "layers.tar"
 
 
@@ -27,15 +32,14 @@ class Oci:
 
     Example::
 
-        <base><oci src="docker://docker.io/library/alpine@sha256:…" distribution="alpine"/></base>
         <base><oci from="alpine.oci" distribution="alpine"/></base>
 
     ``from`` is an OCI layout next to the spec: a directory, or a plain tar of it. ``src`` that, or an image in a
-    registry by its digest (asked by skopeo, which uses its own logins), or a URL (http, https, sftp, file) of such a
-    tar, with its ``sha256``. ``digest`` chooses where a layout has several. Of an index, the image for this machine is
-    taken. Every blob must have the digest and the size that what names it tells. Its configuration (environment, user,
-    command) is for containers, and left out. Members that would land outside, devices anywhere but below ``dev``, and
-    more than the spec's disk can hold are refused.
+    registry by its digest, ``docker://HOST/NAME@sha256:…`` (asked by skopeo, which uses its own logins), or a URL
+    (http, https, sftp, file) of such a tar, with its ``sha256``. ``digest`` chooses where a layout has several. Of an
+    index, the image for this machine is taken. Every blob must have the digest and the size that what names it tells.
+    Its configuration (environment, user, command) is for containers, and left out. Members that would land outside,
+    devices anywhere but below ``dev``, and more than the spec's disk can hold are refused.
     """
 
     element: ClassVar[str] = "oci"
@@ -65,13 +69,13 @@ class Oci:
         digest = _digest(element)
         text = element.get("src") or ""
         if text.startswith("docker://"):
-            reference = _blobs.REFERENCE.fullmatch(text)
+            reference = REFERENCE.fullmatch(text)
             if reference is None:
                 raise SpecError(
                     f"src {text!r} does not say which image",
                     place=element.place_of("src"),
-                    why="a tag moves: an image is known by its digest",
-                    hint="docker://HOST/NAME@sha256:…, as `skopeo inspect` tells",
+                    why="a tag moves: an image is known by its digest, in the registry of a host",
+                    hint="docker://docker.io/library/alpine@sha256:…, as `skopeo inspect` tells",
                 )
             return cls(None, reference[1], None, reference[2], known, element.place)
         if "://" in text:
@@ -98,8 +102,7 @@ class Oci:
         digest = self.digest
         if self.path is not None:
             with self._telling():
-                layout = _layout(self.path, Path())
-                digest = _blobs.chosen(layout.index(), digest)
+                digest = _chosen(_layout(self.path, Path()), digest)
         inputs: dict[str, JSON] = {"digest": digest, "facts": dict(self.known)}
         return inputs | (dict(self.source.inputs()) if self.source is not None else {})
 
@@ -107,6 +110,11 @@ class Oci:
         return self.known
 
     def prepare(self, host: Host) -> tuple[Attached, ...]:
+        import shutil
+
+        from sfvm.sources.blobs import Registry, layers
+        from sfvm.sources.layers import flatten
+
         work = host.work / "oci"
         path = self.source.fetch(host) if self.source is not None else self.path
         target = host.work / TREE
@@ -114,14 +122,14 @@ class Oci:
         try:
             with self._telling():
                 work.mkdir(parents=True, exist_ok=True)
-                blobs: _blobs.Blobs
+                blobs: Blobs
                 if path is None:
-                    blobs, digest = _blobs.Registry(self.registry, host), self.digest or ""
+                    blobs, digest = Registry(self.registry, host), self.digest or ""
                 else:
                     blobs = layout = _layout(path, work)
-                    digest = _blobs.chosen(layout.index(), self.digest)
-                found = _blobs.layers(blobs, digest, host.architecture)
-                _layers.flatten([blobs.blob(layer) for layer in found], target, host.size, stop=host.stop)
+                    digest = _chosen(layout, self.digest)
+                found = layers(blobs, digest, host.architecture, host.size)
+                flatten([blobs.blob(layer) for layer in found], target, host.size, stop=host.stop)
         finally:
             shutil.rmtree(work, ignore_errors=True)
         return ()
@@ -137,6 +145,10 @@ class Oci:
     @contextmanager
     def _telling(self) -> Iterator[None]:
         """What is wrong with the image as an error with a place."""
+        from sfvm.archives import TooLarge
+        from sfvm.sources.blobs import Wrong
+        from sfvm.sources.layers import Refused
+
         try:
             yield
         except TooLarge as error:
@@ -150,11 +162,11 @@ class Oci:
                 why=f"{error.filename or 'its layers'}: {error.strerror}",
                 hint="make room (`sfvm gc` frees what nothing needs)",
             ) from error
-        except _layers.Refused as error:
+        except Refused as error:
             raise SpecError(
                 f"{self._name} is refused", place=self.place, why=str(error), hint="do not use it"
             ) from None
-        except _blobs.Wrong as error:
+        except Wrong as error:
             raise SpecError(
                 f"{self._name} is not the image that the spec expects",
                 place=self.place,
@@ -163,8 +175,16 @@ class Oci:
             ) from None
 
 
-def _layout(path: Path, work: Path) -> _blobs.Layout:
-    return _blobs.Directory(path) if path.is_dir() else _blobs.Packed(path, work)
+def _layout(path: Path, work: Path) -> Layout:
+    from sfvm.sources.blobs import Directory, Packed
+
+    return Directory(path) if path.is_dir() else Packed(path, work)
+
+
+def _chosen(layout: Layout, digest: str | None) -> str:
+    from sfvm.sources.blobs import chosen
+
+    return chosen(layout.index(), digest)
 
 
 def _digest(element: Element) -> str | None:
@@ -173,7 +193,7 @@ def _digest(element: Element) -> str | None:
     :raises SpecError: it is none
     """
     text = element.get("digest")
-    found = _blobs.DIGEST.fullmatch(text) if text else None
+    found = DIGEST.fullmatch(text) if text else None
     if text and found is None:
         hint = "sha256: and 64 hexadecimal digits, as in index.json"
         raise SpecError(f"digest {text!r} is none", place=element.place_of("digest"), hint=hint)

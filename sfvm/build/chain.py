@@ -16,7 +16,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from sfvm.downloads.policy import Policy
 from sfvm.downloads.transfer import Transfers
 from sfvm.errors import SfvmError, StepError
 from sfvm.events import ApplianceStarted, Listener, NodeFound, NodeStarted, StepFinished, StepStarted, Waiting, phase
-from sfvm.guest import KEPT, CommandFailed
+from sfvm.guest import CommandFailed
 from sfvm.repository import Repository, Work
 from sfvm.repository.files import temporary
 from sfvm.spec.model import Disk
@@ -148,8 +148,7 @@ class ChainBuilder:
             lock.enter_context(self.repository.lock(node.key, functools.partial(self._waiting, node), self.stop.asked))
             if self.repository.built(node.key):  # by another process, meanwhile
                 self._stop()
-                if not node.pin.trial:
-                    self.repository.point(node.name, node.key)
+                self.repository.point(node.name, node.key)
                 self.listener(NodeFound(node.name))
                 self.sealed(node.key)
             else:
@@ -163,7 +162,7 @@ class ChainBuilder:
             self.sealer.wait()  # a new appliance, or older work, stands on the published parent
         work = self.repository.work(node.key, node.name)
         done = self.repository.adopt(node.base_key, [step.key for step in node.steps], work)
-        self.access = Access(self.transfers, replace(self.policy(node), locked=node.pin.contents), self.stop)
+        self.access = Access(self.transfers, self.policy(node), self.stop)
         if self.running is not None and work.checkpoints:
             self._stop()
         with NodeLog(node.name, self.repository.log_path(node.key), self.listener) as self.log:
@@ -187,8 +186,6 @@ class ChainBuilder:
         if self.running is not None:
             assert node.parent is not None  # the node before, which may not be published yet
             self.running.appliance.grant(self.access)
-            if node.pin.contents is not None:  # a lock may have newer indexes for a child than for its parent
-                self.running.appliance.run(f"rm -rf {KEPT}/*")
             below, sealed = self.running.tip, self.repository.overlay(node.parent.key)
             work.begin(node.base_key, sealed, node.parent.key, size, backing_origin=self.running.origin)
             self._checkpoint(work)
@@ -216,11 +213,7 @@ class ChainBuilder:
         assert base is not None and disk is not None  # a definition without a parent has both
         with phase(self.listener, node.name, "preparing"):
             architecture = definition.facts["architecture"]
-            downloads = self.repository.downloads
-            host = Host(
-                work.directory, disk.size, architecture, downloads, self.listener, self.stop,
-                self.access.policy, self.access.ledger,
-            )  # fmt: skip
+            host = Host(work.directory, disk.size, architecture, self.access, self.listener)
             attached = base.prepare(host)
         qcow2.create(overlay, size=disk.size)
         self._launch(node, overlay, 1, attached)

@@ -23,7 +23,7 @@ from sfvm.downloads.exchange import Exchange
 from sfvm.downloads.fetched import Fetched
 from sfvm.downloads.policy import Policy, Refused, authority
 from sfvm.downloads.store import Entry
-from sfvm.downloads.transfer import FAILURES, Reader, Unkept, WrongDigest
+from sfvm.downloads.transfer import FAILURES, Reader, Unkept
 from sfvm.downloads.tunnel import Tunnel
 from sfvm.downloads.upstream import STALLED, Answer, Broken, Line, Target
 
@@ -41,13 +41,13 @@ TOLD = ("Content-Type", "ETag", "Last-Modified", "Location", "Retry-After", "WWW
 
 @dataclass
 class Session:
-    """One command's use of the network. *refused* is what the policy did not let it have, for its log."""
+    """One command's use of the network. *told* says for its log what it could not have, and why."""
 
     access: Access
     policy: Policy
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     seen: set[str] = field(default_factory=set)
-    refused: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
 
     def doubt(self, output: Iterable[str]) -> None:
         """The command failed, and said *output*: packages that it names may not be what their repository says that they
@@ -154,14 +154,21 @@ class Handler(BaseHTTPRequestHandler):
         try:
             serve()
         except Refused as refused:
-            self._session.refused.append(f"{self.path.partition('?')[0]}: {refused}")
-            self._fail(403, str(refused))
+            self._tell("refused", str(refused))
+            self._fail(refused.status, str(refused))
         except (*FAILURES, ValueError) as error:
             self.close_connection = True
-            if isinstance(error, WrongDigest) or isinstance(error.__cause__, WrongDigest):
-                self._session.refused.append(f"{self.path.partition('?')[0]}: {error}")
+            why = str(error) if isinstance(error, Broken) else f"{type(error).__name__}: {error}"
+            if isinstance(error, Broken) or not self.answered:  # else the client has gone away
+                self._tell("failed", why)
             if not self.answered:
-                self._fail(502, f"{type(error).__name__}: {error}".encode("ascii", "replace").decode())
+                self._fail(502, why.encode("ascii", "replace").decode())
+
+    def _tell(self, what: str, why: str) -> None:
+        """Keep it for the log, once: what cannot be had is often asked for again."""
+        line = f"{what}: {self.path.partition('?')[0]}: {why}"
+        if not self.gone and line not in self._session.told:
+            self._session.told.append(line)
 
     def _fail(self, status: int, why: str) -> None:
         body = f"{why}\n".encode()

@@ -13,7 +13,7 @@ from sfvm.repository import Manifest
 from sfvm.tree import Node
 from sfvm.tree.node import digest
 
-URL = re.compile(r"(https?|sftp)://[!-~]{1,4096}")
+URL = re.compile(r"(https?|sftp|docker)://[!-~]{1,4096}")
 """What a lock may name: printable ASCII without blanks."""
 
 

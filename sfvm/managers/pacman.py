@@ -21,6 +21,12 @@ trust() {{
 """A function of the guest's shell that makes pacman trust the keys in a file. pacman-key would have the guest make, and
 keep, a secret key of its own to sign them with: every image would hold the same one."""
 
+OURS = "/run/sfvm/pacman.conf"
+PACMAN = f"pacman --config {OURS} --noconfirm"
+PLAIN = f"pacman-conf | sed -E 's,^(Server = )https://([^/:]+)/,\\1http://\\2:443/,' >{OURS}"
+"""The guest's configuration, in which https is written so that what is fetched passes the proxy in the open
+(:func:`sfvm.downloads.policy.plain`)."""
+
 
 def section(source: Source) -> str:
     """A repository's section (pacman.conf(5)). The signatures of packages are always required."""
@@ -48,10 +54,10 @@ def _unhold(names: Sequence[str]) -> str:
 MANAGER = Manager(
     "pacman",
     "/usr/bin/pacman",
-    "pacman -Sy --noconfirm",
-    "pacman -Su --noconfirm --needed {}",
+    f"{PLAIN}\n{PACMAN} -Sy",
+    f"{PACMAN} -Su --needed {{}}",
     "pacman -Rns --noconfirm {}",
-    "pacman -Su --noconfirm",
+    f"{PACMAN} -Su",
     "rm -rf /var/cache/pacman/pkg/* /var/lib/pacman/sync/*",
     hold=_hold,
     unhold=_unhold,

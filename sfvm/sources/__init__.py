@@ -7,7 +7,7 @@ alone. ``file:///…`` may lie anywhere: whoever names the digest of a file know
 
 from __future__ import annotations
 
-import time
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,6 @@ from urllib.parse import unquote, urlsplit
 
 from sfvm.digest import file_digest
 from sfvm.document import Element
-from sfvm.downloads.fetched import Fetched
 from sfvm.errors import Place, SpecError
 from sfvm.verbs import JSON, Host
 
@@ -84,12 +83,7 @@ class Source:
             return self.path
         from sfvm.sources.fetch import fetch  # few builds fetch
 
-        begun, cached = time.monotonic(), (host.downloads / "sha256" / self.sha256).exists()
-        path = fetch(self.url, self.sha256, host, self.place)
-        if not self.url.startswith("file:"):
-            seconds = round(time.monotonic() - begun, 3)
-            host.ledger.add(Fetched(self.url, self.sha256, path.stat().st_size, seconds, cached))
-        return path
+        return fetch(self.url, self.sha256, host, self.place)
 
 
 def name_of(url: str) -> str:
@@ -103,6 +97,8 @@ def require_url(url: str, place: Place) -> None:
     try:
         parts = urlsplit(url)
         port = parts.port
+        if not re.fullmatch(r"[!-~]+", url):
+            raise ValueError("it has a blank, or more than ASCII: write %20 and the like")
     except ValueError as error:
         raise SpecError(f"src {url!r} is no URL", place=place, why=str(error), hint="https://HOST/PATH") from None
     if parts.scheme not in SCHEMES:

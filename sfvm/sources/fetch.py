@@ -16,21 +16,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from sfvm.digest import file_digest
-from sfvm.errors import Place, SfvmError, SpecError
+from sfvm.downloads.fetched import Fetched
+from sfvm.downloads.upstream import BLOCK
+from sfvm.errors import Place, SpecError
 from sfvm.events import Preparing
 from sfvm.sources import name_of
 from sfvm.sources.remote import Broken, Remote, Unavailable, connect
 from sfvm.verbs import Host
 
-BLOCK = 1 << 20
 RESUMES = 10
 """So often one transfer is continued, each time with something gained."""
 QUIET = 1.0
 """Seconds of a transfer before anybody is told of it, and between two words."""
 POLL = 0.1
-USED = 86400.0
-"""Seconds after which it is noted again that a content is used."""
 
 
 def fetch(url: str, sha256: str, host: Host, place: Place) -> Path:
@@ -39,47 +37,54 @@ def fetch(url: str, sha256: str, host: Host, place: Place) -> Path:
     :raises SpecError: it cannot be had, or *url* has another content
     :raises Cancelled: *host* stops
     """
-    kept = host.downloads / "sha256" / sha256
-    if intact(kept, sha256):
-        return kept
+    begun = time.monotonic()
+    cached = True
     try:
-        with _draft(host, sha256) as draft:
-            if not intact(kept, sha256):  # another process had the draft
-                _Transfer(url, sha256, host, place).complete(draft)
-                keep(host.downloads / "partial" / sha256, kept)
+        if (kept := find(sha256, host)) is None:
+            with _draft(host, sha256) as draft:
+                if (kept := find(sha256, host)) is None:  # else another process had the draft
+                    cached = False
+                    _Transfer(url, sha256, host, place).complete(draft)
+                    kept = keep(_partial(host, sha256), sha256, host)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise SpecError(
             f"{name_of(url)} cannot be kept",
             place=place,
-            why="the disk is full" if full else f"{error.filename or host.downloads}: {error.strerror or error}",
+            why="the disk is full" if full else f"{error.filename or sha256}: {error.strerror or error}",
             hint="make room (`sfvm gc` frees what nothing needs)" if full else "check owner and permissions",
         ) from error
+    record(url, kept, host, begun, cached=cached)
     return kept
 
 
-def intact(path: Path, sha256: str) -> bool:
-    """Whether *path* is a file of this content; one that is damaged is removed."""
-    try:
-        if file_digest(path) == sha256:
-            if time.time() - path.stat().st_mtime > USED:
-                os.utime(path)  # gc takes what nobody has used for long
-            return True
-    except SfvmError:  # it is not there
-        return False
-    path.unlink(missing_ok=True)
-    return False
+def find(sha256: str, host: Host) -> Path | None:
+    """The file of the download cache that has this content, compared with its digest; None when there is none."""
+    store = host.access.store
+    with store.find(sha256) as file:
+        return store.content(sha256) if file is not None else None
 
 
-def keep(draft: Path, kept: Path) -> None:
-    """Make the file *draft*, which is complete, the file *kept*; both are on one file system.
+def record(url: str, kept: Path, host: Host, begun: float, *, cached: bool) -> None:
+    """Note for the node's manifest that *url* has what *kept* has; it took from *begun* (:func:`time.monotonic`). Files
+    of this host are nothing that anybody could fetch again, by a lock."""
+    if url.startswith("file:"):
+        return
+    seconds = round(time.monotonic() - begun, 3)
+    host.access.ledger.add(Fetched(url, kept.name, kept.stat().st_size, seconds, cached))
+
+
+def keep(draft: Path, sha256: str, host: Host) -> Path:
+    """Make the file *draft*, which has this content, one of the download cache, on the same file system; return that.
 
     :raises OSError: it cannot be written
     """
+    kept = host.access.store.content(sha256)
     kept.parent.mkdir(parents=True, exist_ok=True)
     _sync(draft)
     draft.rename(kept)
     _sync(kept.parent)
+    return kept
 
 
 def _sync(path: Path) -> None:
@@ -90,10 +95,14 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _partial(host: Host, sha256: str) -> Path:
+    return host.access.store.contents.parent / "partial" / sha256
+
+
 @contextlib.contextmanager
 def _draft(host: Host, sha256: str) -> Iterator[BinaryIO]:
     """The draft, locked, at its beginning; it stays unless it is renamed or removed."""
-    path = host.downloads / "partial" / sha256
+    path = _partial(host, sha256)
     while True:
         host.stop.check()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +137,7 @@ class _Transfer:
         :raises SpecError: it cannot be had
         :raises OSError: it cannot be written
         """
-        path = self.host.downloads / "partial" / self.sha256
+        path = _partial(self.host, self.sha256)
         continued = os.fstat(draft.fileno()).st_size > 0
         try:
             found = self._digest(draft)
@@ -183,7 +192,7 @@ class _Transfer:
 
     def _copy(self, remote: Remote, draft: BinaryIO, digest: hashlib._Hash) -> None:
         """:raises Broken: it ended too early"""
-        while block := remote.read(BLOCK):
+        while block := remote.read():
             self.host.stop.check()
             digest.update(block)
             draft.write(block)

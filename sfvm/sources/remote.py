@@ -9,17 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from sfvm.downloads.policy import Refused
+from sfvm.downloads.upstream import BLOCK, Answer, Line, Target
 from sfvm.verbs import Host
-
-if TYPE_CHECKING:
-    from sfvm.downloads.upstream import Answer
-
-STALLED = 60.0
-"""Seconds without a byte after which a server counts as gone."""
 
 
 class Unavailable(Exception):
@@ -40,8 +34,8 @@ class Remote:
 
     offset: int
     size: int | None
-    read: Callable[[int], bytes]
-    """At most so many bytes; none at the end.
+    read: Callable[[], bytes]
+    """Some more of it; nothing at the end.
 
     :raises Broken: the connection is gone
     """
@@ -54,25 +48,14 @@ def connect(url: str, offset: int, host: Host) -> AbstractContextManager[Remote]
     :raises Broken: the connection is gone
     :raises Cancelled: *host* stops
     """
-    parts = urlsplit(url)
-    if parts.scheme == "file":
+    scheme = urlsplit(url).scheme
+    if scheme == "file":
         return _file(url, offset, host)
-    if host.policy.offline:
-        raise Unavailable("offline: it is not in the download cache", "build once without --offline")
-    if parts.scheme == "sftp":
-        _check(parts.hostname or "", parts.port or 22, host)
+    if scheme == "sftp":
         from sfvm.sources.sftp import open_sftp  # paramiko takes a third of a second
 
         return open_sftp(url, offset, host)
     return _http(url, offset, host)
-
-
-def _check(name: str, port: int, host: Host) -> None:
-    """:raises Unavailable: the policy does not let it go there"""
-    try:
-        host.policy.check(name, port)
-    except Refused as refused:
-        raise Unavailable(str(refused), "see docs/network.md") from None
 
 
 @contextlib.contextmanager
@@ -87,9 +70,9 @@ def _file(url: str, offset: int, host: Host) -> Iterator[Remote]:
             raise Unavailable(f"{path} is not a regular file", "correct the path")
         file.seek(offset)
 
-        def read(count: int) -> bytes:
+        def read() -> bytes:
             try:
-                return file.read(count)
+                return file.read(BLOCK)
             except OSError as error:
                 raise Unavailable(f"{path}: {error.strerror}") from error
 
@@ -98,48 +81,43 @@ def _file(url: str, offset: int, host: Host) -> Iterator[Remote]:
 
 @contextlib.contextmanager
 def _http(url: str, offset: int, host: Host) -> Iterator[Remote]:
-    from sfvm.downloads.upstream import Line, Pool, Target  # few builds fetch
-
-    headers = {"Range": f"bytes={offset}-"} if offset else {}
     line = Line()
-    with contextlib.closing(Pool()) as pool, host.stop.killing(line.cut):
-        try:
-            target = Target.parse(url, host.policy)
-            answer = pool.ask("GET", target, headers, host.policy, line)
-        except Refused as refused:
-            raise Unavailable(str(refused), "see docs/network.md") from None
-        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no URL after all
-            raise Unavailable(str(error) or type(error).__name__) from error
-        with contextlib.closing(answer):
-            if answer.status == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and offset:
-                again = _http(url, 0, host)
-            elif answer.status not in (200, 206):
-                raise Unavailable(f"the server answers {answer.status} {answer.reason}")
-            else:
-                again = _body(answer, host)
-            with again as remote:
-                yield remote
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(host.stop.killing(line.cut))
+        answer = _answer(url, offset, host, line)
+        if answer.status == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and offset:
+            answer.close()
+            answer = _answer(url, 0, host, line)
+        stack.callback(answer.close)
+        if answer.status not in (200, 206):
+            raise Unavailable(f"the server answers {answer.status} {answer.reason}")
+        begins = _begin(answer.headers.get("Content-Range", "")) if answer.status == 206 else 0
+        blocks = answer.blocks()
+
+        def read() -> bytes:
+            try:
+                return next(blocks, b"")
+            except http.client.IncompleteRead as error:
+                host.stop.check()
+                raise Broken(f"the connection ended {error.expected} bytes too early") from error
+            except (OSError, http.client.HTTPException) as error:
+                host.stop.check()
+                raise Broken(f"the connection broke ({error})") from error
+
+        yield Remote(begins, None if answer.length is None else begins + answer.length, read)
 
 
-@contextlib.contextmanager
-def _body(answer: Answer, host: Host) -> Iterator[Remote]:
-    begins = _begin(answer.headers.get("Content-Range", "")) if answer.status == 206 else 0
-    blocks, rest = answer.blocks(), b""
-
-    def read(count: int) -> bytes:
-        nonlocal rest
-        try:
-            while len(rest) < count and (block := next(blocks, b"")):
-                rest += block
-        except http.client.IncompleteRead:
-            pass  # what is missing the caller sees by the size
-        except (OSError, http.client.HTTPException) as error:
-            host.stop.check()
-            raise Broken(f"the connection broke ({error})") from error
-        found, rest = rest[:count], rest[count:]
-        return found
-
-    yield Remote(begins, None if answer.length is None else begins + answer.length, read)
+def _answer(url: str, offset: int, host: Host, line: Line) -> Answer:
+    access = host.access
+    headers = {"Range": f"bytes={offset}-"} if offset else {}
+    try:
+        target = Target.parse(url, access.policy)
+        return access.transfers.pool.ask("GET", target, headers, access.policy, line)
+    except Refused as error:
+        raise Unavailable(str(error), "see docs/network.md") from error
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: headers that are none
+        host.stop.check()
+        raise Unavailable(str(error) or type(error).__name__) from error
 
 
 def _begin(content_range: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import logging
 from base64 import b64encode
 from collections.abc import Iterator
 from hashlib import sha256
@@ -13,12 +14,15 @@ from urllib.parse import unquote, urlsplit
 
 import paramiko
 
-from sfvm.sources.remote import STALLED, Broken, Remote, Unavailable
+from sfvm.downloads.policy import Policy, Refused
+from sfvm.downloads.upstream import BLOCK, STALLED
+from sfvm.sources.remote import Broken, Remote, Unavailable
 from sfvm.verbs import Host
 
 SYSTEM_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 REQUESTS = 64
 """Reads on their way at once, of 32 KiB each."""
+logging.getLogger("paramiko").addHandler(logging.NullHandler())  # it would tell the terminal what we tell
 LOST = (OSError, EOFError, paramiko.SSHException)
 
 
@@ -31,7 +35,7 @@ def open_sftp(url: str, offset: int, host: Host) -> Iterator[Remote]:
     parts = urlsplit(url)
     path = unquote(parts.path).removeprefix("/~/")
     with paramiko.SSHClient() as client, host.stop.killing(client.close):
-        _connect(client, parts.hostname or "", parts.port, parts.username)
+        _connect(client, parts.hostname or "", parts.port, parts.username, host.access.policy)
         try:
             sftp = client.open_sftp()
             channel = sftp.get_channel()
@@ -48,9 +52,9 @@ def open_sftp(url: str, offset: int, host: Host) -> Iterator[Remote]:
             if size > offset:
                 file.prefetch(size, REQUESTS)
 
-            def read(count: int) -> bytes:
+            def read() -> bytes:
                 try:
-                    return bytes(file.read(count))
+                    return bytes(file.read(BLOCK))
                 except LOST as error:
                     host.stop.check()
                     raise Broken(f"the connection broke ({error or type(error).__name__})") from error
@@ -58,20 +62,21 @@ def open_sftp(url: str, offset: int, host: Host) -> Iterator[Remote]:
             yield Remote(min(offset, size), size, read)
 
 
-def _connect(client: paramiko.SSHClient, name: str, port: int | None, user: str | None) -> None:
+def _connect(client: paramiko.SSHClient, name: str, port: int | None, user: str | None, policy: Policy) -> None:
     configured = _configuration(name)
     host = str(configured.get("hostname", name))
-    port = port or int(configured.get("port", 22))
-    user = user or str(configured.get("user", "")) or getpass.getuser()
     keys: Any = [str(Path(key).expanduser()) for key in configured.get("identityfile", [])]  # the stubs want one
-    client.set_missing_host_key_policy(_Refuse(name, port))
     try:
+        port = port or int(configured.get("port", 22))
+        user = user or str(configured.get("user", "")) or getpass.getuser()
+        _judge(policy, host, port)
+        client.set_missing_host_key_policy(_Refuse(name, port))
         client.load_system_host_keys()
         if SYSTEM_HOSTS.exists():
             client.load_system_host_keys(str(SYSTEM_HOSTS))
         client.connect(
-            host, port, user, timeout=STALLED, banner_timeout=STALLED, auth_timeout=STALLED,
-            key_filename=keys or None,
+            host, port, user, key_filename=keys or None,
+            timeout=STALLED, banner_timeout=STALLED, auth_timeout=STALLED,
         )  # fmt: skip
     except paramiko.BadHostKeyException as error:
         raise Unavailable(
@@ -83,8 +88,18 @@ def _connect(client: paramiko.SSHClient, name: str, port: int | None, user: str 
             f"{user}@{name} is not let in ({error})",
             f"`ssh {user}@{name}` must work without a question: ssh-add the key, or name the user in the URL",
         ) from error
-    except (*LOST, ValueError) as error:
-        raise Unavailable(f"{name} port {port}: {getattr(error, 'strerror', None) or error}") from error
+    except (*LOST, ValueError, KeyError) as error:  # KeyError: nobody knows the user's name
+        raise Unavailable(f"{name} port {port or 22}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _judge(policy: Policy, host: str, port: int) -> None:
+    """:raises Unavailable: *policy* does not let anybody go there"""
+    try:
+        if policy.offline:
+            raise Refused("offline: it is not in the download cache")
+        policy.check(host, port)
+    except Refused as error:
+        raise Unavailable(str(error), "see docs/network.md") from error
 
 
 def _configuration(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,32 +24,54 @@ class Unpack:
 
         <unpack from="app.tar.xz" to="/opt/app" sha256="…"/>
 
-    ``sha256``, where given, must be the file's. Members that would land outside, devices anywhere but below ``dev``,
-    and more than there is room for are refused.
+    ``from`` is a file next to the spec; ``src`` that, or an http or https URL, which the host fetches once. ``sha256``,
+    where given, must be the file's; what comes from a URL needs one. Members that would land outside, devices anywhere
+    but below ``dev``, and more than there is room for are refused.
     """
 
     element: ClassVar[str] = "unpack"
     version: ClassVar[int] = 1
     schema: ClassVar[str] = """
     <element name="unpack">
-      <attribute name="from"><ref name="string"/></attribute>
+      <choice>
+        <attribute name="from"><ref name="string"/></attribute>
+        <attribute name="src"><ref name="string"/></attribute>
+      </choice>
       <attribute name="to"><ref name="path"/></attribute>
       <optional><attribute name="sha256"><ref name="sha256"/></attribute></optional>
     </element>"""
 
-    source: Path
+    source: Path | None
+    url: str
     to: str
     sha256: str | None
     place: Place
 
     @classmethod
     def parse(cls, element: Element) -> Self:
-        return cls(element.file("from"), guest_path(element, "to"), digest(element), element.place)
+        name = "from" if "from" in element.attributes else "src"
+        sha256, to = digest(element), guest_path(element, "to")
+        if name == "from" or "://" not in element.attributes[name]:
+            return cls(element.file(name), "", to, sha256, element.place)
+        url = element.attributes[name]
+        if not url.startswith(("https://", "http://")) or sha256 is None:
+            raise SpecError(
+                f"unpack src={url!r} has no sha256" if sha256 is None else f"unpack src={url!r} is not http or https",
+                place=element.place_of(name),
+                hint="a path next to the spec, or an http or https URL with the sha256 of what it has",
+            )
+        return cls(None, url, to, sha256, element.place)
+
+    @property
+    def _name(self) -> str:
+        return self.source.name if self.source is not None else posixpath.basename(self.url)
 
     def title(self) -> str:
-        return f"unpack {self.source.name} to {self.to}"
+        return f"unpack {self._name} to {self.to}"
 
     def inputs(self) -> Mapping[str, JSON]:
+        if self.source is None:
+            return {"to": self.to, "content": {"sha256": self.sha256}}
         found = file_digest(self.source, self.place)
         if self.sha256 and found != self.sha256:
             raise SpecError(
@@ -64,5 +87,6 @@ class Unpack:
 
         blocks = guest.capture(Command("stat -f -c '%f %S' /sysroot", place="appliance", network=False))
         free, size = blocks.split()
-        archives.check(self.source, self.source.name, self.place, int(free) * int(size))
-        guest.unpack(self.source, self.to)
+        path = self.source or guest.fetch(self.url, self.sha256 or "")
+        archives.check(path, self._name, self.place, int(free) * int(size))
+        guest.unpack(path, self.to)

@@ -19,7 +19,7 @@ from sfvm.errors import SpecError, StepError
 from sfvm.events import ignore
 from sfvm.guest import ATTACHED, Command, CommandFailed
 from tests.appliance.conftest import boot, disk
-from tests.bases.layouts import Layout, directory, file, hard, link, pack
+from tests.sources.layouts import Layout, directory, file, hard, link, pack
 from tests.verbs import Maker, host
 
 pytestmark = pytest.mark.vm

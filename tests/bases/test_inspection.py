@@ -139,6 +139,12 @@ def test_nothing_of_an_image_is_taken_for_shell() -> None:
     assert """'/run/sfvm/import/x'"'"';reboot;'"'"''""" in script
 
 
+@pytest.mark.parametrize("text", ["device /dev/sdb x", "tag TYPE=ext4", "device /dev/sdb 0\nroot . QUJD=QQ"])
+def test_what_was_cut_off(text: str) -> None:
+    with pytest.raises(Unclear, match="too much"):
+        devices(text)
+
+
 def test_values_of_blkid_are_unescaped() -> None:
     (device,) = devices("device /dev/sdb1 1\ntag LABEL=my\\ root\\\\x\n")
     assert device.tags == {"LABEL": "my root\\x"}

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -15,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from sfvm.bases import _blobs
 from sfvm.bases.oci import TREE
 from sfvm.errors import SfvmError, SpecError
-from tests.bases.layouts import Layout, file, pack
+from sfvm.sources import blobs
 from tests.peers.tools import tool
+from tests.sources.layouts import Layout, file, pack
 from tests.verbs import Directory, Maker, host
 
 HELLO = pack([file("etc/hello", "hello\n"), file("gone", "x")])
@@ -145,9 +146,10 @@ def test_blobs_that_were_changed(make: Maker, layout: Layout) -> None:
         (b"[]", "is no JSON object"),
         (b"{", "cannot be read"),
         (b"[" * 100_000, "cannot be read"),
-        (b"{}", "no config|malformed"),
+        (b"{}", "has no layers"),
+        (b'{"layers": []}', "malformed"),
         (b'{"config": {"digest": "sha512:x", "size": 1}, "layers": []}', "no SHA-256"),
-        (b'{"config": {"digest": "sha256:../../../etc/passwd", "size": 1}}', "no SHA-256"),
+        (b'{"config": {"digest": "sha256:../../../etc/passwd", "size": 1}, "layers": []}', "no SHA-256"),
         (b'{"config": 1, "layers": []}', "malformed"),
         (b'{"manifests": []}', "for nothing"),
         (b'{"manifests": 1}', "has no manifests"),
@@ -155,8 +157,6 @@ def test_blobs_that_were_changed(make: Maker, layout: Layout) -> None:
     ],
 )
 def test_manifests_that_are_none(make: Maker, layout: Layout, content: bytes, why: str) -> None:
-    import re
-
     layout.index(layout.blob(content, "manifest.v1+json"))
     assert re.search(why, refused(make))
 
@@ -206,9 +206,11 @@ def test_a_sparse_blob(make: Maker, layout: Layout) -> None:
 @pytest.mark.parametrize(
     ("xml", "what"),
     [
-        ('<oci src="docker://h/x:latest"/>', "does not say which image"),
-        ('<oci src="docker://h/x@sha256:12"/>', "does not say which image"),
-        ('<oci src="docker://h/x y@sha256:{0}"/>', "does not say which image"),
+        ('<oci src="docker://alpine@sha256:{0}"/>', "does not say which image"),
+        ('<oci src="docker://library/alpine@sha256:{0}"/>', "does not say which image"),
+        ('<oci src="docker://h.invalid/x:latest"/>', "does not say which image"),
+        ('<oci src="docker://h.invalid/x@sha256:12"/>', "does not say which image"),
+        ('<oci src="docker://h.invalid/x y@sha256:{0}"/>', "does not say which image"),
         ('<oci src="http://h/x.tar"/>', "oci has no sha256"),
         ('<oci src="x"/>', "does not exist"),
         ('<oci from="../x"/>', "leaves the spec's directory"),
@@ -293,23 +295,43 @@ def test_a_registry_is_asked_once(make: Maker, layout: Layout, index: bool) -> N
         base = make(xml, "bases")
         assert base.inputs() == {"digest": first["digest"].removeprefix("sha256:"), "facts": {}}
         assert asked == [], "a plan asks nobody"
-        assert names(make, xml) == EXPECTED
+        with pytest.raises(SfvmError, match="may not be asked"):  # a spec cannot name the host itself
+            base.prepare(host(make.home / "work"))
+        assert asked == []
+        allowed = {"named": frozenset({place})}
+        assert names(make, xml, **allowed) == EXPECTED
         assert asked
         asked.clear()
         assert names(make, xml) == EXPECTED
         assert asked == [], "the store has it all"
-        left = {path.name for path in (make.home / "work").iterdir()}
-    assert left == {"downloads"}
-    assert names(make, xml) == EXPECTED, "nor is there anybody"
+    assert {path.name for path in (make.home / "work").iterdir()} == {"downloads"}
+    own = host(make.home / "work", offline=True)
+    base.prepare(own)
+    fetched = own.access.ledger.take()
+    assert len(fetched) == (5 if index else 4), "index, manifest, configuration, layers: what gc keeps for the node"
+    assert all(one.cached and one.url.startswith(f"docker://{place}/t/image@sha256:") for one in fetched)
+
+
+def test_layers_that_are_too_large_are_not_fetched(make: Maker, layout: Layout) -> None:
+    tool("skopeo")
+    changed = manifest(layout)
+    changed["layers"][0]["size"] = 1 << 40
+    image = layout.json(changed, "manifest.v1+json")
+    with registry(layout) as (place, asked):
+        allowed = {"named": frozenset({place})}
+        error = refused(make, f'<oci src="docker://{place}/t/image@{image["digest"]}"/>', **allowed)
+        assert "its layers have more than 1024 MiB" in error
+        assert not [path for path in asked if "/blobs/" in path]
 
 
 def test_a_registry_that_has_it_not(make: Maker, layout: Layout) -> None:
     tool("skopeo")
     with registry(layout) as (place, _):
-        assert "manifest" in refused(make, f'<oci src="docker://{place}/t/image@sha256:{"0" * 64}"/>')
+        allowed = {"named": frozenset({place})}
+        assert "manifest" in refused(make, f'<oci src="docker://{place}/t/image@sha256:{"0" * 64}"/>', **allowed)
         gone = manifest(layout)["layers"][0]["digest"]
         blob(layout, gone).unlink()
-        assert "skopeo copy" in refused(make, f'<oci src="docker://{place}/t/image@{digest(layout)}"/>')
+        assert "skopeo copy" in refused(make, f'<oci src="docker://{place}/t/image@{digest(layout)}"/>', **allowed)
         assert {path.name for path in (make.home / "work").iterdir()} == {"downloads"}
 
 
@@ -318,13 +340,14 @@ def test_a_registry_that_has_another(make: Maker, layout: Layout) -> None:
     path = blob(layout, digest(layout))
     path.write_bytes(path.read_bytes() + b" ")
     with registry(layout) as (place, _):
-        assert "is not the image" in refused(make, f'<oci src="docker://{place}/t/image@{digest(layout)}"/>')
+        allowed = {"named": frozenset({place})}
+        assert "is not the image" in refused(make, f'<oci src="docker://{place}/t/image@{digest(layout)}"/>', **allowed)
         assert not list((make.home / "work").glob("downloads/sha256/*"))
 
 
 def test_without_skopeo(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_blobs.shutil, "which", lambda name: None)
-    base = make(f'<oci src="docker://h/x@sha256:{"0" * 64}"/>', "bases")
+    monkeypatch.setattr(blobs.shutil, "which", lambda name: None)
+    base = make(f'<oci src="docker://h.invalid/x@sha256:{"0" * 64}"/>', "bases")
     with pytest.raises(SfvmError, match="skopeo cannot be run") as caught:
         base.prepare(host(make.home / "work"))
     assert "install it" in str(caught.value.hint)

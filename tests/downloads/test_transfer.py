@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from sfvm.cancellation import Cancellation, Cancelled
+from sfvm.downloads import upstream
 from sfvm.downloads.access import Access
 from sfvm.downloads.policy import Policy
 from sfvm.downloads.store import Store
@@ -150,6 +151,18 @@ def test_a_part_for_a_client(mirror: Mirror, client: Client, asked: str, told: t
     assert all("Range" not in headers for _, headers in mirror.asked)
 
 
+def test_a_server_that_stalls(mirror: Mirror, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream, "STALLED", 0.3)
+    url = mirror.serve(PACKAGE, CONTENT)
+    mirror.gates[PACKAGE] = threading.Event()
+    client = network.client()
+    with pytest.raises(http.client.IncompleteRead):
+        client.get(url)
+    mirror.gates[PACKAGE].set()
+    assert client.session.told == [f"failed: {url}: timed out"]
+    assert client.fetched() == ()
+
+
 # Redirected
 
 
@@ -177,7 +190,7 @@ def test_redirections_without_end(mirror: Mirror, client: Client, steps: int, wh
 def test_each_redirection_is_judged(mirror: Mirror, client: Client, target: str) -> None:
     response, content = client.request("GET", mirror.serve("/a", b"", 302, Location=target))
     assert response.status == 403, content
-    assert len(client.session.refused) == 1
+    assert len(client.session.told) == 1
 
 
 def test_a_command_that_lists_hosts_is_not_sent_elsewhere(network: Network) -> None:
@@ -221,14 +234,26 @@ def test_locked(mirror: Mirror, network: Network, store: Store) -> None:
     assert client.request("HEAD", index)[0].getheader("Content-Length") == str(len(CONTENT))
     assert mirror.paths() == ["/InRelease"]
     response, why = client.request("GET", other)
-    assert response.status == 403
-    assert f"the lock does not have {other}" in why.decode()
-    assert client.session.refused == [f"{other}: the lock does not have {other}: make a new one (sfvm lock)"]
+    assert response.status == 404, "as if there were no such thing"
+    assert "the lock does not have it" in why.decode()
+    assert client.session.told == [f"refused: {other}: the lock does not have it: make a new one (sfvm lock)"]
     assert [fetched.cached for fetched in client.fetched()] == [False]
     store.content(SHA256).unlink()
     with pytest.raises((http.client.HTTPException, AssertionError)):
         client.get(index)
     assert not store.content(SHA256).exists()
+    assert f"{index}: its sha256 is {hashlib.sha256(b'a newer one').hexdigest()}" in client.session.told[-1]
+
+
+def test_what_is_locked_and_gone_is_told_once(mirror: Mirror, network: Network) -> None:
+    gone = mirror.url(PACKAGE)
+    client = network.client(replace(named(mirror), locked={gone: SHA256}))
+    for _ in range(2):
+        response, why = client.request("GET", gone)
+        assert response.status == 403
+        assert "the server says 404" in why.decode()
+    (line,) = client.session.told
+    assert line.startswith(f"refused: {gone}: the lock has it, the download cache does not")
 
 
 def test_offline(mirror: Mirror, network: Network) -> None:
@@ -360,7 +385,7 @@ def test_a_tunnel(secure: Mirror, network: Network, authority: tuple[Path, Path]
 @pytest.mark.parametrize("place", ["127.0.0.1:1", "169.254.169.254:443", "example.org:22", "example.org", "a:b", "/"])
 def test_where_no_tunnel_leads(client: Client, place: str) -> None:
     assert client.status(place, "CONNECT") == 403
-    assert len(client.session.refused) == 1
+    assert len(client.session.told) == 1
 
 
 def test_a_tunnel_with_a_lock(secure: Mirror, network: Network) -> None:

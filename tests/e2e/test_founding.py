@@ -4,6 +4,7 @@ booted."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.e2e.conftest import BOOT_SECONDS, BUILD_SECONDS
 from tests.guests.project import Project
 from tests.guests.project import project as project_of
 from tests.mirrors.apt import Mirror, ubuntu
-from tests.mirrors.rpm import centos
+from tests.mirrors.rpm import HELPER, centos
 from tests.mirrors.tiny import FROM_GUEST, serve, signer
 
 pytestmark = pytest.mark.e2e
@@ -90,6 +91,12 @@ def test_the_guest_goes_on_with_the_mirror(tree: Project, mirror: tuple[str, str
     assert own.count("gpgcheck=1\n") == 2 + own.count("repo_gpgcheck=1\n")
     assert "BEGIN PGP PUBLIC KEY BLOCK" in tree.cat("gnome", "/etc/pki/rpm-gpg/RPM-GPG-KEY-sfvm")
     assert "enabled=1" not in tree.cat("gnome", "/etc/yum.repos.d/centos.repo")
+
+
+def test_files_have_the_owners_that_their_packages_declare(tree: Project) -> None:
+    (number,) = re.findall(r"^messagebus:[^:]*:(\d+):", tree.cat("centos", "/etc/group"), re.MULTILINE)
+    mode, user, group = tree.owned("centos", HELPER)
+    assert (mode, user, group) == (0o4750, 0, int(number))
 
 
 def test_the_packages_are_known(tree: Project) -> None:

@@ -183,6 +183,15 @@ class Project:
         found = {line.split("/")[5] for line in listed.splitlines() if line.startswith("/")}
         return found - {".", ".."}
 
+    def owned(self, node: str, path: str) -> tuple[int, int, int]:
+        """The mode, user and group of a file of a built node, likewise."""
+        directory, _, name = path.rpartition("/")
+        for line in self._debugfs(node, f"ls -p {directory}").splitlines():
+            if line.startswith("/") and line.split("/")[5] == name:
+                mode, user, group = line.split("/")[2:5]
+                return int(mode, 8) & 0o7777, int(user), int(group)
+        raise FileNotFoundError(path)
+
     def _debugfs(self, node: str, request: str) -> str:
         raw = self.home / "cat.raw"
         overlay = self.repository.overlay(self.repository.names()[node])

@@ -169,7 +169,7 @@ def mirror(root: Path, work: Path, signer: Signer) -> None:
     programs(shell, ("bash",))
     (shell / "usr" / "bin" / "sh").symlink_to("bash")
     busybox(shell)
-    programs(manager, ("pacman", "gpg", "gpgconf"), beside=shell)
+    programs(manager, ("pacman", "pacman-conf", "gpg", "gpgconf"), beside=shell)
     _file(manager / "etc" / "pacman.conf", CONFIGURATION)
     _file(manager / "usr" / "share" / "libalpm" / "hooks" / "README", "hooks\n")
     _file(tree("pacman-mirrorlist") / "etc" / "pacman.d" / "mirrorlist", "#Server = nowhere\n")

@@ -29,13 +29,15 @@ Named = Mapping[str, tuple[str, ...]]
 @dataclass(frozen=True)
 class Rpm:
     """A package: *name*, what it *provides* beside that and *requires*, the Debian packages *debs* with all below them
-    that no package before it has, *files* (a text, or the target of a symlink after ``->``), and its scripts."""
+    that no package before it has, *files* (a text, or the target of a symlink after ``->``), *attributes* (mode, user
+    and group by file), and its scripts."""
 
     name: str
     debs: str = ""
     provides: str = ""
     requires: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str] = field(default_factory=dict)
     post: str = ""
     posttrans: str = ""
     version: str = "9"
@@ -69,6 +71,8 @@ PAM = {
 DIRECTORIES = """boot dev home mnt opt proc root run srv sys tmp etc/pki/rpm-gpg usr/bin usr/sbin usr/lib usr/lib64
 var/cache var/lib var/log var/tmp"""
 USERS = "systemd-sysusers"
+HELPER = "/usr/lib/dbus-1.0/dbus-daemon-launch-helper"
+"""Of a group that its own package declares."""
 CENTOS = (
     Rpm(
         "filesystem",
@@ -129,6 +133,7 @@ CENTOS = (
         "systemd-sysv dbus libpam-systemd udev kmod",
         "systemd-udev systemd-pam kmod dbus",
         "util-linux",
+        attributes={HELPER: "4750, root, messagebus"},
         post=f"{USERS}\nsystemd-machine-id-setup\nsystemctl enable getty@tty1.service",
         version="252",
     ),
@@ -217,6 +222,7 @@ def build(rpm: Rpm, tree: Path, target: Path, work: Path) -> None:
         *(f"%{name}\n{text.replace('@kernel@', kernel)}" for name, text in scripts.items() if text),
         "%files\n%defattr(-,root,root)",
         *(f"/{name.name}" for name in sorted(tree.iterdir())),
+        *(f"%attr({attribute}) {path}" for path, attribute in rpm.attributes.items()),
     ]
     spec = work / f"{rpm.name}.spec"
     spec.write_text("\n".join(lines) + "\n")

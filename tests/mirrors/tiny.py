@@ -17,9 +17,6 @@ from pathlib import Path
 
 from tests.peers.tools import PLACES, tool
 
-FROM_GUEST = "169.254.2.2"
-"""Where a guest reaches the host's loopback."""
-
 
 @dataclass(frozen=True)
 class Signer:
@@ -86,12 +83,12 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serve(directory: Path) -> Iterator[str]:
-    """Serve *directory* on loopback; its URL as a guest writes it."""
+    """Serve *directory* on loopback; its URL, which guests reach where the user has named it."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(directory)))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1})
     thread.start()
     try:
-        yield f"http://{FROM_GUEST}:{server.server_address[1]}"
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         thread.join()

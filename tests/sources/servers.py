@@ -16,8 +16,8 @@ import paramiko
 @dataclass
 class Web:
     """An HTTP server; *requests* are the ranges that were asked for ("": all). Of an answer, only *most* bytes come
-    before the connection is closed; *status* is told instead of the content; *ranges* says whether it knows them;
-    *wait* holds an answer back in its middle."""
+    before the connection is closed; *status* is told instead of the content (a redirection leads to *location*, or in a
+    loop); *ranges* and *lengths* say whether it knows them; *wait* holds an answer back in its middle."""
 
     content: bytes
     port: int = 0
@@ -27,6 +27,7 @@ class Web:
     ranges: bool = True
     lengths: bool = True
     wait: threading.Event | None = None
+    location: str = ""
 
     @property
     def url(self) -> str:
@@ -46,7 +47,7 @@ def web(content: bytes) -> Iterator[Web]:
             made.requests.append(asked)
             if made.status in (301, 302):
                 self.send_response(made.status)
-                self.send_header("Location", self.path)
+                self.send_header("Location", made.location or self.path)
                 self.end_headers()
                 return
             if made.status != 200:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bases.layouts import Layout, file, pack
 from tests.guests.project import Project
+from tests.sources.layouts import Layout, file, pack
 from tests.sources.servers import web
 
 pytestmark = pytest.mark.vm

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from sfvm.downloads.policy import Policy
 from sfvm.errors import SpecError
+from tests.sources.servers import web
 from tests.verbs import Directory, Maker
 
 SHA = hashlib.sha256(b"content").hexdigest()
@@ -150,6 +152,40 @@ def test_unpack(make: Maker, guest: Directory) -> None:
     step.run(guest)
     assert guest.read("/opt/deep/file") == b"content"
     assert make('<unpack from="a.tar" to="/opt"/>').inputs() == step.inputs()
+
+
+def test_unpack_from_a_url(make: Maker, guest: Directory) -> None:
+    content = pack(make.specs / "a.tar", "deep/file").read_bytes()
+    (make.specs / "a.tar").unlink()
+    digest = hashlib.sha256(content).hexdigest()
+    with web(content) as server:
+        guest.policy = Policy(named=frozenset({f"127.0.0.1:{server.port}"}))
+        step = make(f'<unpack src="{server.url}" to="/opt" sha256="{digest}"/>')
+        assert step.inputs() == {"to": "/opt", "content": {"sha256": digest}}
+        assert step.title() == "unpack d.bin to /opt"
+        assert server.requests == []
+        for _ in range(2):
+            step.run(guest)
+        assert guest.read("/opt/deep/file") == b"content"
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "attributes", ['src="http://h/a.tar"', f'src="sftp://h/a.tar" sha256="{"0" * 64}"', 'src="../a.tar"']
+)
+def test_what_unpack_cannot_have(make: Maker, attributes: str) -> None:
+    (make.home / "a.tar").write_bytes(b"")
+    make.refused(f'<unpack {attributes} to="/opt"/>')
+
+
+def test_unpack_of_more_than_there_is_room_for(make: Maker, guest: Directory) -> None:
+    path = make.specs / "a.tar"
+    path.parent.mkdir(exist_ok=True)
+    member = tarfile.TarInfo("large")
+    member.size = 1 << 60
+    path.write_bytes(member.tobuf(tarfile.GNU_FORMAT))
+    with pytest.raises(SpecError, match=r"a\.tar is refused: it unpacks to more than"):
+        make('<unpack from="a.tar" to="/opt"/>').run(guest)
 
 
 def test_unpack_of_another_content_is_refused(make: Maker) -> None:

@@ -63,6 +63,7 @@ def test_removal_needs_no_index(make: Maker, debian: Installing) -> None:
 
 ALL = '<packages install="a=1-2 b&gt;=1" groups="g" remove="c" hold="d e.+" unhold="f" upgrade="yes"/>'
 FINE = 'case $? in 102|103|107) ;; *) exit "$?" ;; esac'
+PACMAN = "pacman --config /run/sfvm/pacman.conf --noconfirm"
 DNF = "dnf -y --setopt=cachedir=/run/sfvm/packages/dnf"
 SCRIPTS = {
     "/usr/bin/dnf": [
@@ -90,9 +91,10 @@ SCRIPTS = {
     ],
     "/usr/bin/pacman": [
         "sed -E -i '/^IgnorePkg *=/{s/([= ])f( |$)/\\1\\2/g;/= *$/d}' /etc/pacman.conf",
-        "pacman -Sy --noconfirm",
-        "pacman -Su --noconfirm",
-        "pacman -Su --noconfirm --needed a=1-2 'b>=1' g",
+        "pacman-conf | sed -E 's,^(Server = )https://([^/:]+)/,\\1http://\\2:443/,' >/run/sfvm/pacman.conf",
+        f"{PACMAN} -Sy",
+        f"{PACMAN} -Su",
+        f"{PACMAN} -Su --needed a=1-2 'b>=1' g",
         "pacman -Rns --noconfirm c",
         "sed -E -i '/^IgnorePkg *=/{s/([= ])d( |$)/\\1\\2/g;s/([= ])e[.][+]( |$)/\\1\\2/g;/= *$/d}' /etc/pacman.conf",
         "sed -i '/^\\[options\\]/a IgnorePkg = d e.+' /etc/pacman.conf",

@@ -37,7 +37,7 @@ def test_examples_are_valid(tmp_path: Path, kind: str, name: str) -> None:
     root = document.parse(path)
     schema.validate(root, "filesystem")
     (tmp_path / "site").mkdir()
-    for file in ("app.tar.xz", "rootfs.tar.xz", "cloud.qcow2"):
+    for file in ("app.tar.xz", "rootfs.tar.xz", "cloud.qcow2", "alpine.oci"):
         (tmp_path / file).write_bytes(b"")
     found = [element for element in root.iter() if element.tag == name]
     assert found

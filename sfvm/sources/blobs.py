@@ -14,20 +14,23 @@ import shutil
 import stat
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, Protocol
+from urllib.parse import urlsplit
 
+from sfvm.archives import TooLarge
+from sfvm.downloads.policy import Refused
 from sfvm.errors import SfvmError
 from sfvm.events import Preparing
-from sfvm.sources.fetch import intact, keep
+from sfvm.sources.fetch import find, keep, record
 from sfvm.verbs import Host
 
 DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
-REFERENCE = re.compile(r"docker://([^@\s]+?)(?::[\w][\w.-]{0,127})?@sha256:([0-9a-f]{64})", re.ASCII)
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 MOST_JSON = 4 << 20
 """Bytes of an index, a manifest or a configuration; registries take no larger ones."""
@@ -77,10 +80,11 @@ class Blobs(Protocol):
         """What the last manifest names."""
 
 
-def layers(blobs: Blobs, first: str, architecture: str) -> list[Descriptor]:
+def layers(blobs: Blobs, first: str, architecture: str, limit: int) -> list[Descriptor]:
     """The layers, the lowest first, of the image for this machine in the index or manifest with the SHA-256 *first*.
 
     :raises Wrong: there is none
+    :raises TooLarge: they have more than *limit* bytes
     """
     wanted = f"linux/{ARCHITECTURES.get(architecture, architecture)}"
     descriptor = Descriptor(first)
@@ -88,20 +92,22 @@ def layers(blobs: Blobs, first: str, architecture: str) -> list[Descriptor]:
         document = _document(blobs.manifest(descriptor))
         if "manifests" not in document:
             break
-        found = [Descriptor.parse(value) for value in _list(document, "manifests")]
-        fitting = [one for one in found if one.platform == wanted] or [one for one in found if not one.platform]
+        offered = [Descriptor.parse(value) for value in _list(document, "manifests")]
+        fitting = [one for one in offered if one.platform == wanted] or [one for one in offered if not one.platform]
         if not fitting:
-            others = ", ".join(sorted({one.platform for one in found})) or "nothing"
+            others = ", ".join(sorted({one.platform for one in offered})) or "nothing"
             raise Wrong(f"it is not for {wanted}, but for {others}")
         descriptor = fitting[0]
+    found = [Descriptor.parse(value) for value in _list(document, "layers")]
+    if len(found) > MOST_LAYERS:
+        raise Wrong(f"it has more than {MOST_LAYERS} layers")
+    if sum(layer.size or 0 for layer in found) > limit:  # before they are fetched
+        raise TooLarge(f"its layers have more than {limit >> 20} MiB")
     config = _document(blobs.blob(Descriptor.parse(document.get("config"))))
     platform = f"{config.get('os', 'linux')}/{config.get('architecture', wanted.partition('/')[2])}"
     if platform != wanted:
         raise Wrong(f"it is for {platform}, not for {wanted}")
-    told = [Descriptor.parse(value) for value in _list(document, "layers")]
-    if len(told) > MOST_LAYERS:
-        raise Wrong(f"it has more than {MOST_LAYERS} layers")
-    return told
+    return found
 
 
 def parsed(file: IO[bytes], name: str) -> dict[str, Any]:
@@ -248,45 +254,53 @@ class Registry:
 
     def manifest(self, descriptor: Descriptor) -> Path:
         self.last = descriptor.sha256
-        if not self._kept(descriptor):
-            content = self._skopeo("inspect", "--raw", f"docker://{self.name}@sha256:{descriptor.sha256}")
-            draft = self.host.work / "manifest"
-            draft.write_bytes(content)
-            self._keep(draft, descriptor)
-        return self._path(descriptor)
+        begun = time.monotonic()
+        kept = find(descriptor.sha256, self.host)
+        cached = kept is not None
+        if kept is None:
+            draft = self.host.work / "registry.json"
+            draft.write_bytes(self._skopeo("inspect", "--raw", self._url(descriptor)))
+            kept = self._keep(draft, descriptor)
+        return self._used(descriptor, kept, begun, cached=cached)
 
     def blob(self, descriptor: Descriptor) -> Path:
-        if not self._kept(descriptor):
-            directory = self.host.work / "registry"
-            shutil.rmtree(directory, ignore_errors=True)
-            try:
-                source = f"docker://{self.name}@sha256:{self.last}"
-                self._skopeo("copy", "--quiet", "--preserve-digests", source, f"dir:{directory}")
-                for path in directory.iterdir():
-                    if re.fullmatch(r"[0-9a-f]{64}", path.name):
-                        self._keep(path, Descriptor(path.name))
-            finally:
-                shutil.rmtree(directory, ignore_errors=True)
-        if not self._kept(descriptor):
+        begun = time.monotonic()
+        kept = find(descriptor.sha256, self.host)
+        cached = kept is not None
+        if kept is None:
+            self._fetch()
+            kept = find(descriptor.sha256, self.host)
+        if kept is None:
             raise Wrong(f"the registry has no blob {descriptor.sha256}")
-        return self._path(descriptor)
+        return self._used(descriptor, kept, begun, cached=cached)
 
-    def _path(self, descriptor: Descriptor) -> Path:
-        return self.host.downloads / "sha256" / descriptor.sha256
+    def _fetch(self) -> None:
+        """Keep all blobs of the last manifest."""
+        directory = self.host.work / "registry"
+        shutil.rmtree(directory, ignore_errors=True)
+        try:
+            source = self._url(Descriptor(self.last))
+            self._skopeo("copy", "--quiet", "--preserve-digests", source, f"dir:{directory}")
+            for path in directory.iterdir():
+                if re.fullmatch(r"[0-9a-f]{64}", path.name):
+                    self._keep(path, Descriptor(path.name))
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
 
-    def _kept(self, descriptor: Descriptor) -> bool:
-        path = self._path(descriptor)
-        if not intact(path, descriptor.sha256):
-            return False
-        if descriptor.size not in (None, path.stat().st_size):
+    def _url(self, descriptor: Descriptor) -> str:
+        return f"docker://{self.name}@sha256:{descriptor.sha256}"
+
+    def _used(self, descriptor: Descriptor, kept: Path, begun: float, *, cached: bool) -> Path:
+        if descriptor.size not in (None, kept.stat().st_size):
             raise Wrong(f"blob {descriptor.sha256} has not {descriptor.size} bytes")
-        return True
+        record(self._url(descriptor), kept, self.host, begun, cached=cached)
+        return kept
 
-    def _keep(self, draft: Path, descriptor: Descriptor) -> None:
+    def _keep(self, draft: Path, descriptor: Descriptor) -> Path:
         try:
             with draft.open("rb") as file:
                 _compare(file, descriptor)
-            keep(draft, self._path(descriptor))
+            return keep(draft, descriptor.sha256, self.host)
         finally:
             draft.unlink(missing_ok=True)
 
@@ -296,16 +310,27 @@ class Registry:
         :raises Wrong: it fails
         :raises SfvmError: there is none
         """
+        self._judge()
         program = shutil.which("skopeo")
         if program is None:
             raise SfvmError("skopeo cannot be run", why="registries are asked by it", hint="install it: skopeo")
-        # Signatures of images are the registry's user's business; what counts is the digest. Loopback has no TLS.
+        # No policy of signatures: the digest says which image it is. Loopback has no TLS.
         place = self.name.partition("/")[0]
         plain = ["--src-tls-verify=false" if command == "copy" else "--tls-verify=false"]
         options = plain if place.rpartition(":")[0] in LOOPBACK or place in LOOPBACK else []
         self.host.work.mkdir(parents=True, exist_ok=True)
+        bound = shutil.which("setpriv")  # it ends with us, however we end
         process = subprocess.Popen(
-            [program, "--insecure-policy", "--tmpdir", str(self.host.work), command, *options, *words],
+            [
+                *([bound, "--pdeathsig", "KILL"] if bound else []),
+                program,
+                "--insecure-policy",
+                "--tmpdir",
+                str(self.host.work),
+                command,
+                *options,
+                *words,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -324,3 +349,15 @@ class Registry:
             told = re.search(r'msg="((?:[^"\\]|\\.)*)"', lines[-1])
             raise Wrong(f"skopeo {command}: {told[1] if told else lines[-1]}")
         return output
+
+    def _judge(self) -> None:
+        """:raises SfvmError: the policy does not let anybody ask this registry. Where it sends skopeo is not judged"""
+        place = urlsplit(f"//{self.name}")
+        policy = self.host.access.policy
+        try:
+            if policy.offline:
+                raise Refused("offline: it is not in the download cache")
+            policy.check(place.hostname or "", place.port or 443)
+        except (Refused, ValueError) as error:
+            hint = "see docs/network.md"
+            raise SfvmError(f"the registry of {self.name} may not be asked", why=str(error), hint=hint) from error

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from sfvm.archives import TooLarge
-from sfvm.bases._layers import Refused, flatten
 from sfvm.cancellation import Cancellation, Cancelled
-from tests.bases.layouts import Member, directory, file, hard, link, pack
+from sfvm.sources.layers import Refused, flatten
+from tests.sources.layouts import Member, directory, file, hard, link, pack
 
 Layers = list[list[Member]]
 
