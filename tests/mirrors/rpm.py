@@ -126,6 +126,7 @@ CENTOS = (
         "shadow-utils pam passwd",
         "coreutils",
         {f"/etc/pam.d/common-{kind}": text for kind, text in PAM.items()},
+        {"/usr/sbin/unix_chkpwd": "4755, root, root"},
         version="2.37",
     ),
     Rpm(
@@ -168,7 +169,6 @@ CENTOS = (
         where=APPS,
     ),
     Rpm("gnome-shell", files={"/usr/bin/gnome-shell": "#!/bin/sh\n"}, requires="bash", version="40", where=APPS),
-    Rpm("tree", files={"/usr/bin/tree": '#!/bin/sh\nfind "$@"\n'}, requires="bash", version="1.8", where=APPS),
 )
 GROUPS = {BASE: {"core": ("bash", "dnf")}, APPS: {"gnome-desktop": ("gdm", "gnome-shell")}}
 ENVIRONMENTS = {APPS: {"workstation-product-environment": ("core", "gnome-desktop")}}
@@ -208,9 +208,6 @@ def build(rpm: Rpm, tree: Path, target: Path, work: Path) -> None:
     if (tree / "usr/lib/python3").exists():  # emulated, Python takes long to compile
         words = ("/usr/bin/python3", "-m", "compileall", "-q", "-j0", "-s", tree, "-p", "/")
         run(*words, *tree.glob("usr/lib/python3*"))
-    helper = tree / "usr/sbin/unix_chkpwd"
-    if helper.exists():
-        helper.chmod(0o4755)
     scripts = {"post": rpm.post, "posttrans": rpm.posttrans}
     lines = [
         f"Name: {rpm.name}\nVersion: {rpm.version}\nRelease: 1.el9\nSummary: {rpm.name}\nLicense: various",
