@@ -49,7 +49,9 @@ POPULATE = """\
 populate() {
     empty
     gpg --import "$1/archlinux.gpg"
-    for key in $(cat "$1/archlinux-revoked"); do gpg --yes --delete-keys "$key" 2>/dev/null || true; done
+    known=$(gpg --with-colons --list-keys | awk -F: '$1 == "fpr" { print $10 }')
+    revoked=$(echo "$known" | grep -xFf "$1/archlinux-revoked" || true)
+    [ -z "$revoked" ] || gpg --yes --delete-keys $revoked
     gpg --passphrase '' --quick-generate-key pacman@localhost ed25519 cert never
     for key in $(cut -d: -f1 "$1/archlinux-trusted"); do gpg --yes --quick-lsign-key "$key" >/dev/null; done
     gpg --import-ownertrust "$1/archlinux-trusted"

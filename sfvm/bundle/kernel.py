@@ -63,6 +63,19 @@ def compression(image: bytes) -> str:
     return next((name for magic, name in MAGIC.items() if found.startswith(magic)), "") if found else ""
 
 
+def release(image: bytes) -> str:
+    """The version that a bzImage tells, which its modules are filed under; "" where it tells none. The file's name may
+    be another: ``vmlinuz-linux``.
+
+    Source: Linux, ``Documentation/arch/x86/boot.rst`` (kernel_version at 0x20e, from 0x200 on).
+    """
+    if len(image) < 0x250 or image[0x202:0x206] != b"HdrS":
+        return ""
+    (offset,) = struct.unpack_from("<H", image, 0x20E)
+    word = image[0x200 + offset :][:128].partition(b"\0")[0].decode("ascii", errors="replace").partition(" ")[0]
+    return word if offset and re.fullmatch(r"[0-9][\w.+~-]*", word) else ""
+
+
 def payload(image: bytes) -> bytes:
     """The compressed kernel in a bzImage (Linux, ``Documentation/arch/x86/boot.rst``); empty for what is none."""
     if len(image) < 0x250 or image[0x202:0x206] != b"HdrS":

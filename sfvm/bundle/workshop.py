@@ -98,14 +98,15 @@ def kernel_of(appliance: Appliance, names: Sequence[str], directory: Path) -> ke
     def text(path: str) -> str:
         return guest.read(path).decode(errors="replace") if guest.exists(path) else ""
 
-    tree = f"/lib/modules/{version}"
+    image = (directory / VMLINUZ).read_bytes()
+    tree = f"/lib/modules/{kernels.release(image) or version}"
     return kernels.Kernel(
         version,
         kernels.options(text(f"/boot/config-{version}") or text(f"{tree}/config")),
         kernels.modules(text(f"{tree}/modules.builtin")),
         kernels.modules(text(f"{tree}/modules.dep")),
         kernels.initramfs_modules((directory / INITRD).read_bytes()) if initrd else frozenset(),
-        kernels.compression((directory / VMLINUZ).read_bytes()),
+        kernels.compression(image),
     )
 
 

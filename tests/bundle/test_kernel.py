@@ -16,7 +16,7 @@ import zstandard
 from sfvm import document
 from sfvm.bundle.disk.layout import Layout, Part
 from sfvm.bundle.format import Recipe, check, expand, request
-from sfvm.bundle.kernel import Kernel, compression, initramfs_modules, modules, options
+from sfvm.bundle.kernel import Kernel, compression, initramfs_modules, modules, options, release
 from sfvm.bundle.outputs.requires import Requires
 from sfvm.bundle.stage import Unfit
 from sfvm.errors import Place
@@ -177,3 +177,22 @@ def test_how_a_kernel_is_compressed() -> None:
     image[1024 + 16 : 1024 + 20] = b"\x02\x21\x4c\x18"
     assert compression(bytes(image)) == "lz4"
     assert compression(b"\x7fELF") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (b"6.6.1-arch1-1 (linux@archlinux) #1 SMP\0more", "6.6.1-arch1-1"),
+        (b"6.12.40-0-virt\0", "6.12.40-0-virt"),
+        (b"../../etc\0", ""),
+        (b"6.1/x \0", ""),
+        (b"\0", ""),
+    ],
+)
+def test_a_kernels_own_version(text: bytes, found: str) -> None:
+    image = bytearray(8192)
+    image[0x202:0x206] = b"HdrS"
+    image[0x20E:0x210] = struct.pack("<H", 0x300)
+    image[0x500 : 0x500 + len(text)] = text
+    assert release(bytes(image)) == found
+    assert release(b"\x7fELF") == ""
