@@ -18,7 +18,7 @@ from sfvm.events import ignore
 from sfvm.guest import Command, CommandFailed
 from tests.appliance.conftest import boot, disk
 from tests.mirrors import rpm
-from tests.mirrors.tiny import FROM_GUEST, Signer, serve, signer
+from tests.mirrors.tiny import Signer, serve, signer
 from tests.verbs import Maker, host
 
 pytestmark = pytest.mark.vm
@@ -60,7 +60,7 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
         expire(old)
         old.public(root / "expired.asc")
     with serve(root) as url:
-        yield Mirror(url.replace(FROM_GUEST, "127.0.0.1"), root)
+        yield Mirror(url, root)
 
 
 def expire(key: Signer) -> None:

@@ -17,7 +17,7 @@ from tests.guests.project import Project
 from tests.guests.project import project as project_of
 from tests.mirrors.apt import Mirror, ubuntu
 from tests.mirrors.rpm import HELPER, centos
-from tests.mirrors.tiny import FROM_GUEST, serve, signer
+from tests.mirrors.tiny import serve, signer
 
 pytestmark = pytest.mark.e2e
 
@@ -30,7 +30,7 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
         centos(root, work, key)
     shutil.rmtree(work)
     with serve(root) as url:
-        yield url.replace(FROM_GUEST, "127.0.0.1"), key.fingerprint
+        yield url, key.fingerprint
     shutil.rmtree(root)
 
 
