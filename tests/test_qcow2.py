@@ -1,5 +1,6 @@
 """Headers are parsed without opening anything; sealing keeps the content and drops the chain."""
 
+import itertools
 import os
 import random
 import struct
@@ -383,3 +384,38 @@ def test_a_failed_seal_leaves_nothing(tmp_path):
     with pytest.raises(SfvmError):
         qcow2.seal(tip, root, root, tmp_path / "sealed.qcow2")
     assert not (tmp_path / "sealed.qcow2").exists()
+
+
+# Allocation
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_an_overlay_holds_is_where_it_differs(tmp_path, seed):
+    base = chain(tmp_path, None, "base", 1)
+    top = chain(tmp_path, base, f"top-{seed}", 1)
+    spans = qcow2.allocated(top)
+    assert all(start < end for start, end in spans)
+    assert all(one[1] <= other[0] for one, other in itertools.pairwise(spans))
+    contents = []
+    for path in (base, top):
+        raw = tmp_path / f"{path.stem}.raw"
+        qcow2.qemu_img("convert", "-f", "qcow2", "-O", "raw", path, raw)
+        contents.append(raw.read_bytes())
+    for start, end in [(0, 0), *spans]:
+        contents = [content[:start] + bytes(end - start) + content[end:] for content in contents]
+    assert contents[0] == contents[1]
+    assert 0 < sum(end - start for start, end in spans) < 32 * MIB
+
+
+def test_an_untouched_overlay_holds_nothing(tmp_path):
+    qcow2.create(tmp_path / "base", size=MIB)
+    qcow2.create(tmp_path / "top", backing=tmp_path / "base")
+    (tmp_path / "base").unlink()  # it is not looked at
+    assert qcow2.allocated(tmp_path / "top") == ()
+
+
+def test_zeroes_by_a_flag_are_held(tmp_path):
+    qcow2.create(tmp_path / "base", size=MIB)
+    qcow2.create(tmp_path / "top", backing=tmp_path / "base")
+    qemu_io(tmp_path / "top", "write -z 128k 64k", "write -P 1 192k 64k")
+    assert qcow2.allocated(tmp_path / "top") == ((128 << 10, 192 << 10), (192 << 10, 256 << 10))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sfvm.contents import comparison, tars
 from sfvm.contents.comparison import Blob, Files
 from sfvm.errors import SfvmError
+from sfvm.events import Listener, Preparing
 from sfvm.guest import Package
 
 MANIFEST = "manifest.json"
@@ -76,10 +77,10 @@ def opened(directory: Path) -> Bundle:
 
 
 def compare(
-    before: Bundle, after: Bundle, told: Callable[[str], None]
+    before: Bundle, after: Bundle, listener: Listener
 ) -> tuple[Files | None, dict[bytes, str], tuple[str, ...]]:
     """The files that differ in tars that both have, and unified diffs of texts among them; None when there is no tar to
-    look at, and notes. *told* learns what is read.
+    look at, and notes.
 
     :raises SfvmError: a tar is damaged
     """
@@ -91,11 +92,13 @@ def compare(
     for name in common:
         if before.blobs[name] != after.blobs[name]:
             paths = before.path(name), after.path(name)
-            told(f"reading {' and '.join(map(str, paths))} …")
+            what = f"reading {' and '.join(map(str, paths))}"
+            listener(Preparing(what))
             some = comparison.files(*map(tars.entries, paths))
             found = Files(found.added + some.added, found.removed + some.removed, found.changed + some.changed)
             wanted = comparison.texts(some.changed)
-            texts |= comparison.diffs(*(tars.contents(path, wanted) for path in paths))
+            texts |= comparison.diffs(*(tars.contents(path, wanted) for path in paths)) if wanted else {}
+            listener(Preparing(what, done=True))
     return found, texts, ()
 
 

@@ -54,7 +54,7 @@ class User:
 
 @dataclass(frozen=True)
 class Service:
-    """A unit or service that is started *by* a target or runlevel."""
+    """A unit or service that is started *by* a target or runlevel, or under another name (an alias)."""
 
     name: str
     by: str
@@ -139,8 +139,8 @@ def of(manifest: Manifest, entries: Paths, texts: Mapping[str, str]) -> Inspecti
         release(texts.get("etc/os-release", "")),
         tuple(users(entries, texts)),
         tuple(sorted(enabled(entries), key=lambda service: (service.name, service.by))),
-        tuple(name for name, target in _units(entries) if target == b"/dev/null"),
-        next((_base(target) for name, target in _units(entries) if name == "default.target"), ""),
+        tuple(name for name, target in _units(entries) if target == MASKED),
+        next((_base(target) for name, target in _units(entries) if name == TARGET), ""),
         tuple(privileged(entries)),
         tuple((path, entry) for path, entry in sorted(entries.items()) if _open(entry)),
         tuple(kernels(entries)),
@@ -213,12 +213,15 @@ def _fields(text: str, least: int) -> Iterator[list[str]]:
             yield fields[:least]
 
 
-UNITS = b"etc/systemd/system/"
+UNITS, TARGET, MASKED = b"etc/systemd/system/", "default.target", b"/dev/null"
 
 
 def enabled(entries: Paths) -> Iterator[Service]:
-    """What starts with the machine: the links that ``systemctl enable`` makes (systemd.unit(5), ``[Install]``), and
-    OpenRC's runlevels (rc-update(8))."""
+    """What starts with the machine: the links that ``systemctl enable`` makes (systemd.unit(5), ``[Install]``), aliases
+    among them, and OpenRC's runlevels (rc-update(8))."""
+    for alias, target in _units(entries):
+        if alias != TARGET and target != MASKED:
+            yield Service(_base(target), alias)
     for path, entry in entries.items():
         folder, _, name = path.rpartition(b"/")
         if folder.startswith(UNITS) and folder.endswith((b".wants", b".requires")) and entry.kind == "symlink":

@@ -15,7 +15,7 @@ from sfvm.contents import bundles, comparison, nodes
 from sfvm.contents.bundles import Bundle
 from sfvm.contents.comparison import Blob, Comparison
 from sfvm.errors import UsageError
-from sfvm.events import Listener, Notice
+from sfvm.events import Listener
 from sfvm.guest import Package
 from sfvm.lock import files
 from sfvm.lock.files import SUFFIX
@@ -122,7 +122,7 @@ def compare(
         changes, texts = nodes.compare(one, other, repository, settings, listener)
         return Comparison(installed, None, changes, texts, sizes)
     if isinstance(one, Bundle) and isinstance(other, Bundle):
-        found, diffs, notes = bundles.compare(one, other, lambda message: listener(Notice(message)))
+        found, diffs, notes = bundles.compare(one, other, listener)
         return Comparison(installed, blobs, found, diffs, sizes, notes)
     if before.kind == after.kind:
         # Packages that are new, gone, or of another version are told as such.

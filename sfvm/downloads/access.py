@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from sfvm.cancellation import NEVER, Cancellation
 from sfvm.downloads.fetched import Fetched, Ledger
-from sfvm.downloads.policy import Policy, Refused
+from sfvm.downloads.policy import NotLocked, Policy, Refused
 from sfvm.downloads.store import Entry, Store
 from sfvm.downloads.transfer import FAILURES, Transfers, Unkept, WrongDigest
 from sfvm.downloads.upstream import Target
@@ -38,7 +38,7 @@ class Access:
     def expected(self, target: Target) -> str:
         """The SHA-256 of the only content that is right for *target*, or empty.
 
-        :raises Refused: the lock does not have it
+        :raises NotLocked: the lock does not have it
         """
         by_hash = BY_HASH.search(target.path)
         known = by_hash[1] if by_hash else ""
@@ -46,7 +46,7 @@ class Access:
         if locked is None:
             return known
         if not locked.get(target.url):
-            raise Refused(f"the lock does not have {target.url}: make a new one (sfvm lock)")
+            raise NotLocked("the lock does not have it: make a new one (sfvm lock)")
         return locked[target.url]
 
     @contextlib.contextmanager

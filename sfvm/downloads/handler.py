@@ -155,7 +155,7 @@ class Handler(BaseHTTPRequestHandler):
             serve()
         except Refused as refused:
             self._tell("refused", str(refused))
-            self._fail(403, str(refused))
+            self._fail(refused.status, str(refused))
         except (*FAILURES, ValueError) as error:
             self.close_connection = True
             why = str(error) if isinstance(error, Broken) else f"{type(error).__name__}: {error}"
@@ -165,8 +165,10 @@ class Handler(BaseHTTPRequestHandler):
                 self._fail(502, why.encode("ascii", "replace").decode())
 
     def _tell(self, what: str, why: str) -> None:
-        if not self.gone:
-            self._session.told.append(f"{what}: {self.path.partition('?')[0]}: {why}")
+        """Keep it for the log, once: what cannot be had is often asked for again."""
+        line = f"{what}: {self.path.partition('?')[0]}: {why}"
+        if not self.gone and line not in self._session.told:
+            self._session.told.append(line)
 
     def _fail(self, status: int, why: str) -> None:
         body = f"{why}\n".encode()

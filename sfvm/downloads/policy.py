@@ -34,7 +34,16 @@ OURS = "is_loopback", "is_link_local", "is_multicast", "is_unspecified", "is_res
 
 
 class Refused(Exception):
-    """The policy says no; the message says why, and what to do."""
+    """The policy says no; the message says why, and what to do. *status* is what HTTP calls that."""
+
+    status = 403
+
+
+class NotLocked(Refused):
+    """The lock does not have it: as if there were no such thing. Package managers ask for what a repository need not
+    have, and go on when it is not there."""
+
+    status = 404
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ ENTRIES = {
     b"etc/systemd/system/multi-user.target.wants/ssh.service": link(b"/lib/systemd/system/ssh.service"),
     b"etc/systemd/system/cloud.target.requires/x@y.service": link(b"/lib/x"),
     b"etc/systemd/system/apt-daily.timer": link(b"/dev/null"),
+    b"etc/systemd/system/display-manager.service": link(b"/lib/systemd/system/gdm.service"),
     b"etc/runlevels/boot": DIRECTORY,
     b"etc/runlevels/boot/hostname": link(b"/etc/init.d/hostname"),
     **dict.fromkeys((b"root", b"root/.ssh", b"home", b"home/no", b"home/no/.ssh"), DIRECTORY),
@@ -95,6 +96,7 @@ def test_who_can_log_in(found):
 
 def test_what_starts(found):
     assert found.enabled == (
+        Service("gdm.service", "display-manager.service"),
         Service("hostname", "boot"),
         Service("ssh.service", "multi-user.target"),
         Service("x@y.service", "cloud.target"),
@@ -130,7 +132,7 @@ def test_json_has_all(found):
     told = found.to_json()
     assert told["distribution"] == {"id": "debian", "version": "12", "name": "Debian 'x'"}
     assert told["packages"] == [{"name": "nginx", "version": "1", "architecture": "amd64"}]
-    assert told["services"]["enabled"][0] == {"name": "hostname", "by": "boot"}
+    assert told["services"]["enabled"][1] == {"name": "hostname", "by": "boot"}
     assert told["privileged"][0]["capabilities"] == ["cap_net_raw"]
     assert told["writable"][1] == {"path": "/srv/open", "type": "directory", "mode": "0777", "owner": 0, "group": 0}
     assert told["files"] == len(ENTRIES)

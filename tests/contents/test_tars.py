@@ -136,7 +136,8 @@ def test_bundles_of_two_nodes_are_compared_by_their_tars(tmp_path):
     assert change.differs == ("size", "links", "content")
     assert texts[b"etc/motd"].endswith("-hello\n+goodbye")
     assert notes == ()
-    assert "web.tar.gz and" in told[0]
+    assert [event.done for event in told] == [False, True]
+    assert "web.tar.gz and" in told[0].what
     assert [*one.blobs] == ["${name}.tar.gz"] == [*other.blobs]
     assert other.path("${name}.tar.gz").name == "api.tar.gz"
 

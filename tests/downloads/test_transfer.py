@@ -234,14 +234,26 @@ def test_locked(mirror: Mirror, network: Network, store: Store) -> None:
     assert client.request("HEAD", index)[0].getheader("Content-Length") == str(len(CONTENT))
     assert mirror.paths() == ["/InRelease"]
     response, why = client.request("GET", other)
-    assert response.status == 403
-    assert f"the lock does not have {other}" in why.decode()
-    assert client.session.told == [f"refused: {other}: the lock does not have {other}: make a new one (sfvm lock)"]
+    assert response.status == 404, "as if there were no such thing"
+    assert "the lock does not have it" in why.decode()
+    assert client.session.told == [f"refused: {other}: the lock does not have it: make a new one (sfvm lock)"]
     assert [fetched.cached for fetched in client.fetched()] == [False]
     store.content(SHA256).unlink()
     with pytest.raises((http.client.HTTPException, AssertionError)):
         client.get(index)
     assert not store.content(SHA256).exists()
+    assert f"{index}: its sha256 is {hashlib.sha256(b'a newer one').hexdigest()}" in client.session.told[-1]
+
+
+def test_what_is_locked_and_gone_is_told_once(mirror: Mirror, network: Network) -> None:
+    gone = mirror.url(PACKAGE)
+    client = network.client(replace(named(mirror), locked={gone: SHA256}))
+    for _ in range(2):
+        response, why = client.request("GET", gone)
+        assert response.status == 403
+        assert "the server says 404" in why.decode()
+    (line,) = client.session.told
+    assert line.startswith(f"refused: {gone}: the lock has it, the download cache does not")
 
 
 def test_offline(mirror: Mirror, network: Network) -> None:
