@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -32,11 +32,11 @@ class Oci:
 
     Example::
 
-        <base><oci from="alpine.oci" distribution="alpine"/></base>
+        <base><oci src="docker://docker.io/library/alpine@sha256:…" distribution="alpine"/></base>
 
     ``from`` is an OCI layout next to the spec: a directory, or a plain tar of it. ``src`` that, or an image in a
-    registry by its digest, ``docker://HOST/NAME@sha256:…`` (asked by skopeo, which uses its own logins), or a URL
-    (http, https, sftp, file) of such a tar, with its ``sha256``. ``digest`` chooses where a layout has several. Of an
+    registry by its digest (asked by skopeo, which uses its own logins), or a URL (http, https, sftp, file) of such a
+    tar, with its ``sha256``. ``digest`` chooses where a layout has several. Of an
     index, the image for this machine is taken. Every blob must have the digest and the size that what names it tells.
     Its configuration (environment, user, command) is for containers, and left out. Members that would land outside,
     devices anywhere but below ``dev``, and more than the spec's disk can hold are refused.
@@ -87,7 +87,9 @@ class Oci:
         if "sha256" in element.attributes:
             return cls(None, "", Source.parse(element), digest, known, element.place)
         path = element.file("from" if "from" in element.attributes else "src")
-        return cls(path, "", None, digest, known, element.place)
+        base = cls(path, "", None, digest, known, element.place)
+        with base._telling():
+            return replace(base, digest=_chosen(_layout(path, Path()), digest))
 
     def title(self) -> str:
         return f"oci {self._name}"
@@ -99,11 +101,7 @@ class Oci:
         return self.path.name if self.path is not None else self.registry
 
     def inputs(self) -> Mapping[str, JSON]:
-        digest = self.digest
-        if self.path is not None:
-            with self._telling():
-                digest = _chosen(_layout(self.path, Path()), digest)
-        inputs: dict[str, JSON] = {"digest": digest, "facts": dict(self.known)}
+        inputs: dict[str, JSON] = {"digest": self.digest, "facts": dict(self.known)}
         return inputs | (dict(self.source.inputs()) if self.source is not None else {})
 
     def facts(self) -> Mapping[str, str]:

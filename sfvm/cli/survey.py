@@ -138,7 +138,7 @@ def _entries(nodes: Iterable[Node], repository: Repository) -> list[Entry]:
     entries = []
     for node in nodes:
         last = repository.last(node.name)
-        note = ""
+        key, note = node.key, ""
         if repository.built(node.key):
             state = "built"
             size = last.get("size") if last and last.get("key") == node.key else repository.manifest(node.key).size
@@ -146,11 +146,11 @@ def _entries(nodes: Iterable[Node], repository: Repository) -> list[Entry]:
             state, size, note = "missing", None, node.definition.summary
         elif repository.built(last.get("key", "")) and _locked(node, last, locked):
             state, size, note = "built", last.get("size"), "from its lock"
-            locked[node.name] = last["key"]
+            key = locked[node.name] = last["key"]
         else:
             state, size, note = "stale", last.get("size"), f"see `sfvm why {node.name}`"
         parent = node.parent.name if node.parent else None
-        entries.append(Entry(node.name, parent, state, node.key, size, node.depth, node.definition.summary, note))
+        entries.append(Entry(node.name, parent, state, key, size, node.depth, node.definition.summary, note))
     return entries
 
 

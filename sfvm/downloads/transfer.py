@@ -23,6 +23,8 @@ from sfvm.downloads.upstream import Answer, Broken, Line, Pool, Target
 MAX_KEPT = 4 << 30
 """A larger content is not kept, in bytes."""
 MAX_RESUMES = 20
+LAST = 2.0
+"""Seconds that a transfer that was given up is waited for at the end."""
 FAILURES = (OSError, http.client.HTTPException, Refused)
 
 
@@ -266,6 +268,7 @@ class Transfers:
         self.pool = Pool()
         self._lock = threading.Lock()
         self._running: dict[tuple[object, ...], Transfer] = {}
+        self._threads: set[threading.Thread] = set()
 
     @contextlib.contextmanager
     def follow(
@@ -287,23 +290,33 @@ class Transfers:
                 )
                 self._running[key] = transfer
             transfer.follow()
-        if new:
-            threading.Thread(target=transfer.run, name="download", daemon=True).start()
+            if new:
+                thread = threading.Thread(target=transfer.run, name="download", daemon=True)
+                self._threads = {other for other in self._threads if other.is_alive()} | {thread}
+                thread.start()
         try:
             yield Reader(transfer)
         finally:
             with self._lock:
                 last = transfer.leave()
                 if last:
-                    self._running.pop(key, None)
+                    self._forget(key, transfer)
             if last:
                 transfer.give_up()
 
     def _end(self, key: tuple[object, ...], ended: Transfer) -> None:
         with self._lock:
-            if self._running.get(key) is ended:
-                del self._running[key]
+            self._forget(key, ended)
+
+    def _forget(self, key: tuple[object, ...], transfer: Transfer) -> None:
+        if self._running.get(key) is transfer:
+            del self._running[key]
 
     def close(self) -> None:
-        """Close what is kept open."""
+        """Close what is kept open, and wait for transfers that were given up: they leave no draft behind. One that is
+        just looking up a name, or connecting, has none."""
+        with self._lock:
+            threads = tuple(self._threads)
+        for thread in threads:
+            thread.join(LAST)
         self.pool.close()

@@ -98,14 +98,16 @@ class Packages:
         return {**lists, "initramfs": self.initramfs}
 
     def run(self, guest: Guest) -> None:
-        script = find(guest).script(self.change)
-        held = self._hold(guest, POLICY, REFUSE, 0o755)
-        initramfs = None if self.initramfs else self._hold(guest, INITRAMFS, LATER, 0o644)
+        manager = find(guest)
+        script = manager.script(self.change)
+        files = [(POLICY, REFUSE, 0o755), *([] if self.initramfs else [(INITRAMFS, LATER, 0o644)])]
+        if manager.name != "apt":
+            files = []  # they are Debian's; other packages start nothing in a chroot
+        before = [self._hold(guest, *file) for file in files]
         guest.run(Command(script, env=None if self.initramfs else NO_INITRD, packages=True))
         # A failure needs no restoring: the state before this step is kept, and this one is thrown away.
-        self._release(guest, POLICY, REFUSE, held)
-        if not self.initramfs:
-            self._release(guest, INITRAMFS, LATER, initramfs)
+        for (path, ours, _), content in zip(files, before, strict=True):
+            self._release(guest, path, ours, content)
 
     @staticmethod
     def _hold(guest: Guest, path: str, content: bytes, mode: int) -> bytes | None:

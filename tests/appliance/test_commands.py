@@ -119,10 +119,8 @@ def test_shell(appliance: Appliance) -> None:
 @pytest.mark.parametrize("place", ["guest", "appliance"])
 def test_a_loopback_of_its_own(appliance: Appliance, network: bool, place: str) -> None:
     """And no other network, with network or without."""
-    script = "cat /proc/net/dev /proc/net/route; ls /etc/resolv.conf 2>/dev/null || true"
-    *_, lo, routes = appliance.guest.capture(Command(script, network=network, place=place)).splitlines()
-    assert lo.split(":")[0].strip() == "lo"
-    assert routes.startswith("Iface")
+    script = "tail -n +3 /proc/net/dev | cut -d: -f1; tail -n +2 /proc/net/route | wc -l"
+    assert appliance.guest.capture(Command(script, network=network, place=place)).split() == ["lo", "0"]
 
 
 def test_a_large_script(appliance: Appliance) -> None:

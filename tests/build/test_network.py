@@ -51,5 +51,5 @@ def test_what_a_node_fetched(project):
         fetch = f"wget -q -O - {mirror.url('/first')} || echo none"
         assert "none\n" in project.sfvm("run", "node", "--", fetch).stdout, "there, too, it must be named"
         assert len(mirror.asked) == asked
-        assert project.sfvm("run", "node", "--allow-host", mirror.place, "--", fetch).stdout == "first"
+        assert project.sfvm("run", "node", "--allow-host", mirror.place, "--", fetch).stdout.strip() == "first"
     project.sound()

@@ -16,11 +16,13 @@ from tests.mirrors.tiny import Signer, signer
 
 LONG_AGO = ("--faked-system-time", "20200101T000000!")
 BIG = 150 << 20
+FAULTS = (404, 500, "short", "other")
 
 
 @dataclass
 class Mirror:
-    """A mirror that is served. *faults* are what it does for paths that match: a status, or "short" or "other" content.
+    """A mirror that is served. *faults* are what it does for paths that match: one of FAULTS: a status, or a content
+    that is too short or another.
     *keys* has ``good.asc``, which signs, and ``expired.asc``, which was good for a day in 2020."""
 
     root: Path
@@ -59,7 +61,7 @@ class _Handler(SimpleHTTPRequestHandler):
 @contextlib.contextmanager
 def small(work: Path) -> Iterator[Mirror]:
     """Make and serve below the empty directory *work*: suite ``one`` with the packages some, other (of the task set),
-    bad, and big, for which a small disk has no room; ``two`` with newer ones; ``old`` signed in 2020."""
+    big, for which a small disk has no room, and one for each fault; ``two`` with newer ones; ``old`` signed in 2020."""
     made = Mirror(work / "mirror", work / "keys")
     made.keys.mkdir(parents=True)
     with signer("good") as good, signer("old") as other:
@@ -72,8 +74,10 @@ def small(work: Path) -> Iterator[Mirror]:
         for name, version in (("one", "1"), ("two", "2")):
             pool = made.root / "pool" / name
             pool.mkdir(parents=True)
-            texts = [control("some", version), control("other", version, Task="set"), control("bad", version)]
-            for text in [*texts, *([control("big")] if name == "one" else [])]:
+            texts = [control("some", version), control("other", version, Task="set")]
+            if name == "one":
+                texts += [control("big"), *(control(f"bad-{fault}") for fault in FAULTS)]
+            for text in texts:
                 title = text.split()[1]
                 content = {f"usr/share/{title}": bytes(BIG) if title == "big" else version.encode()}
                 package(work / name, text, content).rename(pool / f"{title}_{version}_all.deb")

@@ -246,6 +246,12 @@ def test_without_the_package_nothing_stays(make: Maker, debian: Installing) -> N
     assert not debian.exists(INITRAMFS)
 
 
+def test_other_guests_have_nothing_of_debians(make: Maker, guest: Directory) -> None:
+    guest.write("/usr/bin/dnf", b"")
+    make(LATE).run(guest)
+    assert {path.name for path in guest.root.iterdir()} == {"usr"}
+
+
 def test_inputs_and_title(make: Maker) -> None:
     step = make('<packages install=" a\n b " remove="c"/>')
     assert step.inputs() == {

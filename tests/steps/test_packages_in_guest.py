@@ -75,8 +75,8 @@ class Do:
         return "\n".join(caught.value.output)
 
     def versions(self) -> str:
-        script = "dpkg-query -W -f '${Package}=${Version} ' some other bad 2>/dev/null || true"
-        return self.appliance.guest.capture(Command(script, network=False)).strip()
+        script = "dpkg-query -W -f '${db:Status-Abbrev}${Package}=${Version}\\n' | sed -n 's/^.i //p'"
+        return " ".join(self.appliance.guest.capture(Command(script, network=False)).split())
 
 
 def test_versions_groups_and_holds(do: Do) -> None:
@@ -124,13 +124,13 @@ def test_an_unknown_package(do: Do) -> None:
 def test_a_package_that_does_not_come_as_it_should(do: Do, fault: int | str, said: str) -> None:
     """Once the mirror is right again, so is the next attempt: what was wrong is not kept."""
     do.add("one")
-    do.mirror.faults["/bad_1"] = fault
-    assert said in do.fails('install="bad"')
+    do.mirror.faults[f"/bad-{fault}_1"] = fault
+    assert said in do.fails(f'install="bad-{fault}"')
     assert do.versions() == ""
     do.mirror.faults.clear()
-    do.packages('install="bad"')
-    assert do.versions() == "bad=1"
-    do.packages('remove="bad"')
+    do.packages(f'install="bad-{fault}"')
+    assert do.versions() == f"bad-{fault}=1"
+    do.packages(f'remove="bad-{fault}"')
 
 
 @pytest.mark.parametrize("fault", [500, "short", "other"])

@@ -22,6 +22,7 @@ def examples(kind: str, name: str) -> str:
     assert found, f"{name} has no example"
     example = textwrap.dedent(found[1])
     example = example.replace('sha256="…"', f'sha256="{"0" * 64}"').replace("AAAA…", "AAAA").replace("${site}", "it")
+    example = example.replace("@sha256:…", f"@sha256:{'0' * 64}")
     assert "…" not in example
     return example
 
@@ -38,7 +39,7 @@ def test_examples_are_valid(tmp_path: Path, kind: str, name: str) -> None:
     root = document.parse(path)
     schema.validate(root, "filesystem")
     (tmp_path / "site").mkdir()
-    for file in ("app.tar.xz", "rootfs.tar.xz", "cloud.qcow2", "alpine.oci"):
+    for file in ("app.tar.xz", "rootfs.tar.xz", "cloud.qcow2"):
         (tmp_path / file).write_bytes(b"")
     shutil.copytree(Path(__file__).parents[2] / "specs" / "keys", tmp_path / "keys")
     (tmp_path / "alpine-devel@lists.alpinelinux.org-6165ee59.rsa.pub").write_text("-----BEGIN PUBLIC KEY-----\n")
