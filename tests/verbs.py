@@ -87,7 +87,7 @@ class Directory:
         return self.at(path).exists() or self.at(path).is_symlink()
 
     def names(self, path: str) -> tuple[str, ...]:
-        return tuple(sorted(entry.name for entry in self.at(path).iterdir())) if self.exists(path) else ()
+        return tuple(sorted(child.name for child in self.at(path).iterdir())) if self.at(path).is_dir() else ()
 
     def read(self, path: str) -> bytes:
         return self.at(path).read_bytes()
