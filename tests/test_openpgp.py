@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,15 +17,15 @@ def gpg(home: Path, *words: str) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A keyring with an RSA and an Ed25519 key; each has a subkey."""
     where = tmp_path_factory.mktemp("gnupg")
     where.chmod(0o700)
     for kind, name in (("rsa2048", "one@example.org"), ("ed25519", "two@example.org")):
         gpg(where, "--quick-generate-key", name, kind, "cert,sign")
     gpg(where, "--quick-add-key", prints(where)[0], "rsa2048", "encrypt")
+    yield where
     subprocess.run(["gpgconf", "--homedir", str(where), "--kill", "all"], check=True)
-    return where
 
 
 def prints(home: Path) -> list[str]:
