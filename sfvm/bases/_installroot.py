@@ -7,6 +7,8 @@ import re
 from sfvm.document import Element
 from sfvm.errors import SpecError
 from sfvm.guest import KEPT
+from sfvm.keys import Keys
+from sfvm.managers.manager import Source
 
 NAMES = r"[A-Za-z0-9][A-Za-z0-9@._+:~^=-]*"
 """Names of packages, patterns and repositories, and ``NAME=VERSION``: no options, no globs, nothing for a shell."""
@@ -54,4 +56,39 @@ def names(element: Element, name: str) -> tuple[str, ...]:
                 place=element.place_of(name),
                 hint="names are separated by blanks; options have attributes",
             )
+    return found
+
+
+def repositories(element: Element, url: str, *, prefix: str = "", index: bool = True) -> tuple[Source, ...]:
+    """The attribute ``repositories``, words ``NAME=PATH``: names, with *prefix*, and their places below *url*. *index*
+    tells whether their metadata are signed.
+
+    :raises SpecError: a word is none
+    """
+    found = []
+    for word in element.words("repositories"):
+        name, equals, path = word.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or not re.fullmatch(r"[\w$.+/-]+", path):
+            raise SpecError(
+                f"{element.tag}: repository {word!r} is not NAME=PATH",
+                place=element.place_of("repositories"),
+                hint="for example baseos=9-stream/BaseOS/$basearch/os, a place below the url",
+            )
+        found.append(Source(f"{prefix}{name}", f"{url}/{path.strip('/')}", index=index))
+    return tuple(found)
+
+
+def required_keys(element: Element) -> Keys:
+    """The keys of a distribution, of which there must be one.
+
+    :raises SpecError: there is none, or what :meth:`Keys.parse` refuses
+    """
+    found = Keys.parse(element)
+    if not found:
+        raise SpecError(
+            f"{element.tag} has no keys",
+            place=element.place,
+            why="the signatures of packages are always checked",
+            hint="name the files of the distribution's keys, keys=\"keys/….asc\", or a mirror's fingerprint",
+        )
     return found

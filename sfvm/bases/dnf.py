@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from sfvm.bases._installroot import MOUNTED, SYNCED, names, server
+from sfvm.bases._installroot import MOUNTED, SYNCED, names, repositories, required_keys, server
 from sfvm.document import Element
 from sfvm.downloads.policy import plain
 from sfvm.errors import Place, SpecError
@@ -92,23 +92,17 @@ class Dnf:
         base = cls(
             names(element, "distribution")[0],
             names(element, "release")[0],
-            tuple(_repository(element, word, url, prefix) for word in element.words("repositories")),
+            # CentOS and Fedora do not sign their indexes; each package is signed.
+            repositories(element, url, prefix=prefix, index=False),
             mirrored,
             names(element, "include"),
             names(element, "groups"),
             element.flag("docs", True),
-            Keys.parse(element),
+            required_keys(element),
             element.place,
         )
         if not (base.include or base.groups):
             raise SpecError("dnf installs nothing", place=element.place, hint='say include="…" or groups="…"')
-        if not base.keys:
-            raise SpecError(
-                "dnf has no keys",
-                place=element.place,
-                why="the signatures of packages are always checked",
-                hint="name the files of the distribution's keys, keys=\"keys/centos.asc\", or a mirror's fingerprint",
-            )
         return base
 
     def title(self) -> str:
@@ -188,22 +182,6 @@ KERNEL_INSTALL_BYPASS=1 /usr/lib/sfvm/nosync {shlex.join(words)}
         guest.write(TRUSTED, told.encode())
         own = "\n".join(section(source, [TRUSTED]) for source in self.repositories)
         guest.write(f"{REPOSITORIES}/{OURS}", own.encode())
-
-
-def _repository(element: Element, word: str, url: str, prefix: str) -> Source:
-    """The repository *word*, ``NAME=PATH``, below *url*. CentOS and Fedora do not sign their indexes; each package is
-    signed.
-
-    :raises SpecError: it is none
-    """
-    name, equals, path = word.partition("=")
-    if not equals or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or not re.fullmatch(r"[\w$.+/-]+", path):
-        raise SpecError(
-            f"dnf: repository {word!r} is not NAME=PATH",
-            place=element.place_of("repositories"),
-            hint="for example baseos=9-stream/BaseOS/$basearch/os, a place below the url",
-        )
-    return Source(f"{prefix}{name}", f"{url}/{path.strip('/')}", index=False)
 
 
 def _alive(keys: Sequence[str]) -> str:

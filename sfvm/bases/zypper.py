@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from sfvm import keys
-from sfvm.bases._installroot import CACHE, MOUNTED, SYNCED, names, server
+from sfvm.bases._installroot import CACHE, MOUNTED, SYNCED, names, repositories, required_keys, server
 from sfvm.document import Element
 from sfvm.downloads.policy import plain
 from sfvm.errors import Place, SpecError
 from sfvm.guest import Command, Guest
-from sfvm.keys import Keys
+from sfvm.keys import SCHEMA, Keys
 from sfvm.managers.manager import Source
 from sfvm.managers.rpm import FINE, KEYS, section
 from sfvm.verbs import JSON, Attached, Host
@@ -69,7 +68,7 @@ class Zypper:
       <optional><attribute name="mirror"><ref name="string"/></attribute></optional>
       <attribute name="repositories"><ref name="words"/></attribute>
       <optional><attribute name="include"><ref name="words"/></attribute></optional>
-      <optional><attribute name="patterns"><ref name="words"/></attribute></optional>{keys.SCHEMA}
+      <optional><attribute name="patterns"><ref name="words"/></attribute></optional>{SCHEMA}
     </element>"""
 
     distribution: str
@@ -85,20 +84,13 @@ class Zypper:
         base = cls(
             element.attributes["distribution"],
             element.attributes["release"],
-            tuple(_repository(element, word, url) for word in element.words("repositories")),
+            repositories(element, url),
             (*names(element, "include"), *(PATTERN.format(name) for name in names(element, "patterns"))),
-            Keys.parse(element),
+            required_keys(element),
             element.place,
         )
         if not base.include:
             raise SpecError("zypper installs nothing", place=element.place, hint='say include="…" or patterns="…"')
-        if not base.keys:
-            raise SpecError(
-                "zypper has no keys",
-                place=element.place,
-                why="the signatures of packages are always checked",
-                hint="name the files of the distribution's keys, keys=\"keys/opensuse.asc\", or a mirror's fingerprint",
-            )
         return base
 
     def title(self) -> str:
@@ -157,18 +149,3 @@ def _section(source: Source, files: Sequence[str], url: str = "") -> str:
     """A repository's section; libzypp would else trust packages for what a signed index says of them."""
     source = Source(source.name, url or source.url)
     return section(source, files, "type=rpm-md", "autorefresh=1", "pkg_gpgcheck=1")
-
-
-def _repository(element: Element, word: str, url: str) -> Source:
-    """The repository *word*, ``NAME=PATH``, below *url*.
-
-    :raises SpecError: it is none
-    """
-    name, equals, path = word.partition("=")
-    if not equals or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or not re.fullmatch(r"[\w$.+/-]+", path):
-        raise SpecError(
-            f"zypper repositories: {word!r} is no NAME=PATH",
-            place=element.place_of("repositories"),
-            hint="repo-oss=distribution/leap/15.6/repo/oss",
-        )
-    return Source(name, f"{url}/{path.strip('/')}")

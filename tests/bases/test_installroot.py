@@ -100,8 +100,8 @@ def test_what_was_written_is_synced_and_nothing_stays(trusting: Maker) -> None:
     [
         (f'<zypper {ZYPPER} repositories="oss=leap/oss" include="zypper"/>', "zypper has no keys"),
         (f'<zypper {ZYPPER} repositories="oss=leap/oss" keys="a.asc"/>', "zypper installs nothing"),
-        (f'<zypper {ZYPPER} repositories="leap/oss" include="zypper" keys="a.asc"/>', "is no NAME=PATH"),
-        (f'<zypper {ZYPPER} repositories="o=a]b" include="zypper" keys="a.asc"/>', "is no NAME=PATH"),
+        (f'<zypper {ZYPPER} repositories="leap/oss" include="zypper" keys="a.asc"/>', "is not NAME=PATH"),
+        (f'<zypper {ZYPPER} repositories="o=a]b" include="zypper" keys="a.asc"/>', "is not NAME=PATH"),
         (f'<zypper {ZYPPER} repositories="o=a" include="-x" keys="a.asc"/>', "zypper include: '-x' is no name"),
         (f'<zypper {ZYPPER} mirror="/srv" repositories="o=a" include="x" keys="a.asc"/>', "zypper mirror='/srv' is no"),
         ('<pacman url="ftp://p.example"/>', "pacman url='ftp://p.example' is no http or https URL"),
