@@ -99,7 +99,9 @@ def kernel_of(appliance: Appliance, names: Sequence[str], directory: Path) -> ke
         return guest.read(path).decode(errors="replace") if guest.exists(path) else ""
 
     image = (directory / VMLINUZ).read_bytes()
-    tree = f"/lib/modules/{kernels.release(image) or version}"
+    tree = f"/lib/modules/{version}"
+    if not guest.exists(tree):  # the file's name tells no version: vmlinuz-linux
+        tree = f"/lib/modules/{kernels.release(image) or version}"
     return kernels.Kernel(
         version,
         kernels.options(text(f"/boot/config-{version}") or text(f"{tree}/config")),
