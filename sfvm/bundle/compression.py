@@ -19,6 +19,7 @@ from sfvm.errors import BundleError
 GZIP_BLOCK = 1 << 20
 GZIP_WINDOW = 32 << 10
 """So far back deflate refers (RFC 1951)."""
+XZ_LEVEL = 6
 XZ_BLOCK = 24 << 20
 """Three times the dictionary of level 6, as xz(1) has it by default."""
 
@@ -30,11 +31,12 @@ class Sink(Protocol):
         """Write all of *data*."""
 
 
-def compressed(kind: str, sink: Sink) -> AbstractContextManager[Sink]:
-    """A sink that writes what it gets to *sink*, as ``gzip``, ``xz``, ``zstd`` or ``none``; complete at the end of the
-    context.
-    Neither names nor times are in it."""
-    kinds: dict[str, Callable[[Sink], AbstractContextManager[Sink]]] = {"gzip": _gzip, "xz": _xz, "zstd": _zstd}
+def compressed(kind: str, sink: Sink, level: int = XZ_LEVEL) -> AbstractContextManager[Sink]:
+    """A sink that writes what it gets to *sink*, as ``gzip``, ``xz`` (of this *level*), ``zstd`` or ``none``; complete
+    at the end of the context. Neither names nor times are in it."""
+    if kind == "xz":
+        return _xz(sink, level)
+    kinds: dict[str, Callable[[Sink], AbstractContextManager[Sink]]] = {"gzip": _gzip, "zstd": _zstd}
     return nullcontext(sink) if kind == "none" else kinds[kind](sink)
 
 
@@ -49,13 +51,13 @@ def _zstd(sink: Sink) -> Iterator[Sink]:
 
 
 @contextmanager
-def _xz(sink: Sink) -> Iterator[Sink]:
+def _xz(sink: Sink, level: int) -> Iterator[Sink]:
     """Python's lzma has one thread; with more than one, xz(1) cuts blocks of one size."""
     program = shutil.which("xz")
     if program is None:
         raise BundleError("xz is not installed", hint="./bootstrap installs it; or choose gzip or zstd")
     threads = max(2, min(os.cpu_count() or 1, 8))  # each takes about 160 MiB
-    command = [program, "-6", f"-T{threads}", f"--block-size={XZ_BLOCK}", "--quiet", "--stdout"]
+    command = [program, f"-{level}", f"-T{threads}", f"--block-size={XZ_BLOCK}", "--quiet", "--stdout"]
     errors: list[OSError] = []
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0) as process:
         source, target = process.stdout, process.stdin

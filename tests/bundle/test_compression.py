@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import lzma
 import os
 import random
 import subprocess
@@ -50,6 +51,16 @@ def test_others_read_it(kind: str, size: int) -> None:
     data = content(size)
     done = subprocess.run(TOOLS[kind].split(), input=packed(kind, data), capture_output=True, check=True)
     assert done.stdout == data
+
+
+def test_xz_has_a_level() -> None:
+    data = content(3 << 20)
+    buffer = io.BytesIO()
+    with compression.compressed("xz", buffer, 0) as sink:
+        sink.write(data)
+    quick = buffer.getvalue()
+    assert lzma.decompress(quick) == data
+    assert len(quick) > len(packed("xz", data)), "or it would not be quicker"
 
 
 @pytest.mark.parametrize("kind", TOOLS)
