@@ -13,6 +13,10 @@ import zstandard
 
 from sfvm.appliance.image import Image
 from sfvm.appliance.machine import Appliance
+from sfvm.downloads.access import Access
+from sfvm.downloads.policy import Policy
+from sfvm.downloads.store import Store
+from sfvm.downloads.transfer import Transfers
 from sfvm.errors import StepError
 from sfvm.guest import Command, CommandFailed
 from tests.appliance.conftest import boot, disk
@@ -223,11 +227,14 @@ def test_download(make: Maker, appliance: Appliance, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tool").write_bytes(b"tool" * 500_000)
     digest = hashlib.sha256(b"tool" * 500_000).hexdigest()
+    transfers = Transfers(Store(tmp_path / "downloads"))
     with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            url = f"http://127.0.0.1:{server.server_address[1]}/tool"
+            place = f"127.0.0.1:{server.server_address[1]}"
+            monkeypatch.setattr(appliance.guest, "access", Access(transfers, Policy(named=frozenset({place}))))
+            url = f"http://{place}/tool"
             do(make, appliance, f'<download url="{url}" sha256="{digest}" to="/d/tool" mode="0755" owner="nobody"/>')
         finally:
             server.shutdown()
