@@ -16,7 +16,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from sfvm.downloads.policy import Policy
 from sfvm.downloads.transfer import Transfers
 from sfvm.errors import SfvmError, StepError
 from sfvm.events import ApplianceStarted, Listener, NodeFound, NodeStarted, StepFinished, StepStarted, Waiting, phase
-from sfvm.guest import CommandFailed
+from sfvm.guest import KEPT, CommandFailed
 from sfvm.repository import Repository, Work
 from sfvm.repository.files import temporary
 from sfvm.spec.model import Disk
@@ -148,7 +148,8 @@ class ChainBuilder:
             lock.enter_context(self.repository.lock(node.key, functools.partial(self._waiting, node), self.stop.asked))
             if self.repository.built(node.key):  # by another process, meanwhile
                 self._stop()
-                self.repository.point(node.name, node.key)
+                if not node.pin.trial:
+                    self.repository.point(node.name, node.key)
                 self.listener(NodeFound(node.name))
                 self.sealed(node.key)
             else:
@@ -162,7 +163,7 @@ class ChainBuilder:
             self.sealer.wait()  # a new appliance, or older work, stands on the published parent
         work = self.repository.work(node.key, node.name)
         done = self.repository.adopt(node.base_key, [step.key for step in node.steps], work)
-        self.access = Access(self.transfers, self.policy(node), self.stop)
+        self.access = Access(self.transfers, replace(self.policy(node), locked=node.pin.contents), self.stop)
         if self.running is not None and work.checkpoints:
             self._stop()
         with NodeLog(node.name, self.repository.log_path(node.key), self.listener) as self.log:
@@ -186,6 +187,8 @@ class ChainBuilder:
         if self.running is not None:
             assert node.parent is not None  # the node before, which may not be published yet
             self.running.appliance.grant(self.access)
+            if node.pin.contents is not None:  # a lock may have newer indexes for a child than for its parent
+                self.running.appliance.run(f"rm -rf {KEPT}/*")
             below, sealed = self.running.tip, self.repository.overlay(node.parent.key)
             work.begin(node.base_key, sealed, node.parent.key, size, backing_origin=self.running.origin)
             self._checkpoint(work)

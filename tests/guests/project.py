@@ -229,6 +229,8 @@ class Project:
         """Processes, sockets and files that are there though nothing of ours should run."""
         eventually(lambda: not self.processes())
         files = [str(path) for path in self.temporary.iterdir()]
+        if self.killed:  # QEMU removes its own as soon as it is made, unless it is killed just then
+            files = [path for path in files if not Path(path).name.startswith("vl.")]
         return [*(f"{number}: {command}" for number, command in self.processes().items()), *files]
 
 
