@@ -3,17 +3,12 @@ belong to the system Python and cannot be installed into a fresh one."""
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 import nox
-from nox.command import CommandFailed
 
 nox.options.default_venv_backend = "none"
-nox.options.sessions = ["lint", "types", "tests", "unprivileged", "guests"]
+nox.options.sessions = ["lint", "types", "tests", "vm", "unprivileged", "e2e"]
 
 
 def peers(session: nox.Session) -> None:
@@ -74,40 +69,6 @@ def e2e(session: nox.Session) -> None:
     """A real Debian: built, bundled, booted under BIOS and UEFI."""
     peers(session)
     session.run("pytest", "-m", "e2e", "-s", *session.posargs)
-
-
-@nox.session
-def guests(session: nox.Session) -> None:
-    """``vm`` and ``e2e`` at once: an emulated VM keeps little more than one CPU busy. What e2e says comes at the
-    end."""
-    peers(session)
-    failed = []
-    with tempfile.TemporaryDirectory(prefix="sfvm-e2e-", dir="/tmp") as directory, tempfile.TemporaryFile() as said:
-        pytest = [*apart(directory), "pytest", "-m", "e2e", "-s", "-p", "no:cacheprovider"]
-        second = subprocess.Popen(pytest, stdout=said, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-        try:
-            session.run("pytest", "-m", "vm", *session.posargs)
-        except CommandFailed:
-            failed.append("vm")
-        except BaseException:
-            second.send_signal(signal.SIGINT)  # its fixtures clean up
-            raise
-        finally:
-            if second.wait() != 0:
-                failed.append("e2e")
-        said.seek(0)
-        shutil.copyfileobj(said, sys.stdout.buffer)
-        sys.stdout.flush()
-    if failed:
-        session.error(f"failed: {', '.join(failed)}")
-
-
-def apart(directory: str) -> list[str]:
-    """Words before a command that give it the *directory* as /tmp. libguestfs has its sockets there when the user is
-    root, and tests look whether any were left: each must see its own. A checkout below /tmp must stay in sight."""
-    if os.geteuid() != 0 or Path.cwd().is_relative_to("/tmp"):
-        return []
-    return ["unshare", "--mount", "sh", "-ec", 'mount --bind "$0" /tmp; exec "$@"', directory]
 
 
 @nox.session
