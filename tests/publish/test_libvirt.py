@@ -78,7 +78,7 @@ def host() -> Iterator[Host]:
             yield found
         finally:
             for file in home.glob("**/*.pid"):
-                with contextlib.suppress(ProcessLookupError, ValueError):
+                with contextlib.suppress(ProcessLookupError, ValueError, FileNotFoundError):  # it may end just then
                     os.kill(int(file.read_text(encoding="ascii")), signal.SIGTERM)
 
 
