@@ -13,8 +13,8 @@ from pathlib import Path
 from sfvm.appliance.hypervisor import Hypervisor
 from sfvm.downloads.access import Access
 from sfvm.downloads.exchange import Exchange
-from sfvm.downloads.handler import Session
 from sfvm.downloads.proxy import Proxy
+from sfvm.downloads.session import Session
 from sfvm.errors import ApplianceError
 from sfvm.events import Listener, Notice
 from sfvm.guest import Command

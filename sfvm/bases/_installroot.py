@@ -15,6 +15,14 @@ NAMES = r"[A-Za-z0-9][A-Za-z0-9@._+:~^=-]*"
 URL = r"https?://[^\s\"'\\`?#@]+"
 CACHE = f"{KEPT}/installroot"
 """Where downloads are meanwhile: neither in the guest nor in memory."""
+PLACES = """
+      <attribute name="distribution"><ref name="word"/></attribute>
+      <attribute name="release"><ref name="word"/></attribute>
+      <attribute name="url"><ref name="string"/></attribute>
+      <optional><attribute name="mirror"><ref name="string"/></attribute></optional>
+      <attribute name="repositories"><ref name="words"/></attribute>
+      <optional><attribute name="include"><ref name="words"/></attribute></optional>"""
+"""A fragment of a schema: what is installed, and from where."""
 MOUNTED = """\
 mkdir -p /sysroot/proc /sysroot/sys /sysroot/dev /sysroot/run
 mount -t proc proc /sysroot/proc

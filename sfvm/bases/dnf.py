@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from sfvm.bases._installroot import MOUNTED, SYNCED, names, repositories, required_keys, server
+from sfvm.bases._installroot import MOUNTED, PLACES, SYNCED, names, repositories, required_keys, server
 from sfvm.document import Element
 from sfvm.downloads.policy import plain
 from sfvm.errors import Place, SpecError
@@ -64,13 +64,7 @@ class Dnf:
     element: ClassVar[str] = "dnf"
     version: ClassVar[int] = 1
     schema: ClassVar[str] = f"""
-    <element name="dnf">
-      <attribute name="distribution"><ref name="word"/></attribute>
-      <attribute name="release"><ref name="word"/></attribute>
-      <attribute name="url"><ref name="string"/></attribute>
-      <optional><attribute name="mirror"><ref name="string"/></attribute></optional>
-      <attribute name="repositories"><ref name="words"/></attribute>
-      <optional><attribute name="include"><ref name="words"/></attribute></optional>
+    <element name="dnf">{PLACES}
       <optional><attribute name="groups"><ref name="words"/></attribute></optional>
       <optional><attribute name="docs"><ref name="yes-no"/></attribute></optional>{SCHEMA}
     </element>"""

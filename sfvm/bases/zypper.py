@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from sfvm.bases._installroot import CACHE, MOUNTED, SYNCED, names, repositories, required_keys, server
+from sfvm.bases._installroot import CACHE, MOUNTED, PLACES, SYNCED, names, repositories, required_keys, server
 from sfvm.document import Element
 from sfvm.downloads.policy import plain
 from sfvm.errors import Place, SpecError
@@ -60,13 +60,7 @@ class Zypper:
     element: ClassVar[str] = "zypper"
     version: ClassVar[int] = 1
     schema: ClassVar[str] = f"""
-    <element name="zypper">
-      <attribute name="distribution"><ref name="word"/></attribute>
-      <attribute name="release"><ref name="word"/></attribute>
-      <attribute name="url"><ref name="string"/></attribute>
-      <optional><attribute name="mirror"><ref name="string"/></attribute></optional>
-      <attribute name="repositories"><ref name="words"/></attribute>
-      <optional><attribute name="include"><ref name="words"/></attribute></optional>
+    <element name="zypper">{PLACES}
       <optional><attribute name="patterns"><ref name="words"/></attribute></optional>{SCHEMA}
     </element>"""
 

@@ -7,28 +7,24 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import select
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import BinaryIO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from sfvm import __version__
-from sfvm.downloads.access import Access
 from sfvm.downloads.exchange import Exchange
 from sfvm.downloads.fetched import Fetched
-from sfvm.downloads.policy import Policy, Refused, authority
+from sfvm.downloads.policy import Refused, authority
+from sfvm.downloads.session import FOREVER, Session
 from sfvm.downloads.store import Entry
 from sfvm.downloads.transfer import FAILURES, Reader, Unkept
 from sfvm.downloads.tunnel import Tunnel
 from sfvm.downloads.upstream import STALLED, Answer, Broken, Line, Target
 
-FOREVER = re.compile(r"/by-hash/|\.(u?deb|ddeb|rpm|apk|pkg\.tar\.(xz|zst))$")
-"""Paths whose content does not change: by-hash of Debian's repositories, and packages, whose names have versions."""
 PACKAGE = re.compile(r"\.(u?deb|ddeb)$")
 MAX_QUESTION = 1 << 20
 ASKED = ("Accept", "Cache-Control", "User-Agent")
@@ -37,27 +33,6 @@ PERSONAL = ("Authorization", "Cookie")
 """A request with one of these is passed on with them, and nothing of it is kept."""
 TOLD = ("Content-Type", "ETag", "Last-Modified", "Location", "Retry-After", "WWW-Authenticate")
 """What of an answer comes back."""
-
-
-@dataclass
-class Session:
-    """One command's use of the network. *told* says for its log what it could not have, and why."""
-
-    access: Access
-    policy: Policy
-    token: str = field(default_factory=lambda: secrets.token_hex(16))
-    seen: set[str] = field(default_factory=set)
-    told: list[str] = field(default_factory=list)
-
-    def doubt(self, output: Iterable[str]) -> None:
-        """The command failed, and said *output*: packages that it names may not be what their repository says that they
-        are, which it alone can know. The store forgets what their URLs had."""
-        said = "\n".join(output)
-        for url in self.seen:
-            path = urlsplit(url).path
-            name = FOREVER.sub("", path.rpartition("/")[2])
-            if FOREVER.search(path) and (name in said or unquote(name) in said):
-                self.access.store.forget(url)
 
 
 class Server(ThreadingHTTPServer):

@@ -17,7 +17,8 @@ from typing import Any
 
 from sfvm.downloads.access import Access
 from sfvm.downloads.exchange import Exchange
-from sfvm.downloads.handler import Handler, Server, Session
+from sfvm.downloads.handler import Handler, Server
+from sfvm.downloads.session import Session
 
 CLIENTS = 64
 """So many connections are served at once; more are closed."""

@@ -16,9 +16,9 @@ from pathlib import Path
 from sfvm.downloads.access import Access
 from sfvm.downloads.exchange import Exchange
 from sfvm.downloads.fetched import Fetched
-from sfvm.downloads.handler import Session
 from sfvm.downloads.policy import Policy
 from sfvm.downloads.proxy import Proxy
+from sfvm.downloads.session import Session
 from sfvm.downloads.store import Store
 from sfvm.downloads.transfer import Transfers
 
