@@ -9,6 +9,8 @@ import nox
 
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "tests", "vm", "unprivileged", "e2e"]
+SIDE_BY_SIDE = ("-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile")
+"""A module's fixtures are shared by its tests, so it stays in one process. A VM takes a CPU, and a gigabyte."""
 
 
 def peers(session: nox.Session) -> None:
@@ -45,14 +47,14 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Everything that needs no VM: seconds."""
     peers(session)
-    session.run("pytest", "-m", "not vm and not e2e", *session.posargs)
+    session.run("pytest", "-m", "not vm and not e2e", *SIDE_BY_SIDE, *session.posargs)
 
 
 @nox.session
 def vm(session: nox.Session) -> None:
     """Tiny guests in the real appliance."""
     peers(session)
-    session.run("pytest", "-m", "vm", *session.posargs)
+    session.run("pytest", "-m", "vm", *SIDE_BY_SIDE, *session.posargs)
 
 
 @nox.session

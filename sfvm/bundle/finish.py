@@ -173,9 +173,10 @@ class _Finishing:
         return path
 
     def _configure(self, appliance: Appliance, names: Sequence[str], arguments: str, home: grub.Home) -> None:
+        """:raises Unfit: there is no kernel to boot"""
         guest, boot = appliance.guest, self.layout.boot
         if not grub.kernels(names):
-            raise BundleError(
+            raise Unfit(
                 f"node {self.manifest.name} has no kernel, so the disk could not boot",
                 place=self.layout.place,
                 why="/boot has no vmlinuz-*",

@@ -3,8 +3,13 @@
 import os
 import shutil
 import signal
+from dataclasses import replace
 
 import pytest
+
+from sfvm.bundle import Bundler
+from sfvm.bundle.format import request
+from sfvm.cancellation import NEVER
 
 pytestmark = pytest.mark.vm
 
@@ -73,6 +78,20 @@ def test_a_bundle_that_cannot_be_made_stops_the_build(project):
     assert done.nodes("BundleFailed") == ["busybox"]
     assert bundles(project) == []
     assert project.leftovers() == []
+
+
+def test_of_all_formats_those_are_left_out_that_want_a_kernel(project, settings):
+    """As ``--bundle all`` asks for them."""
+    told = []
+    key = project.repository.names()["busybox"]
+    facts = project.repository.manifest(key).facts
+    bundler = Bundler(project.home / "out", project.repository, settings, told.append, lambda directory: None)
+    wanted = [replace(request(name, {}), optional=True) for name in ("raw", "tar")]
+    for job in bundler.jobs("busybox", key, facts, wanted):
+        job.run(NEVER)
+    skipped = [event for event in told if type(event).__name__ == "BundleSkipped"]
+    assert [(event.format, event.reason) for event in skipped] == [("raw", "/boot has no vmlinuz-*")]
+    assert bundles(project) == ["busybox-tar"]
 
 
 def test_a_format_that_fails_leaves_its_siblings_out_and_is_told_once(project):

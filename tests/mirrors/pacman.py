@@ -14,7 +14,7 @@ from pathlib import Path
 
 import zstandard
 
-from tests.mirrors.tiny import Signer, busybox, programs
+from tests.mirrors.tiny import SYSTEMCTL, Signer, busybox, programs, text_file
 
 CONFIGURATION = """\
 [options]
@@ -26,20 +26,6 @@ SigLevel = Required DatabaseOptional
 Include = /etc/pacman.d/mirrorlist
 [extra]
 Include = /etc/pacman.d/mirrorlist
-"""
-SYSTEMCTL = """\
-#!/bin/sh
-# Enough of systemctl(1) for a guest that never runs.
-verb=$1
-shift
-for unit; do
-    case $verb in
-    enable) mkdir -p /etc/systemd/system/multi-user.target.wants
-        ln -sf "/usr/lib/systemd/system/$unit" "/etc/systemd/system/multi-user.target.wants/$unit" ;;
-    disable) rm -f "/etc/systemd/system/multi-user.target.wants/$unit" ;;
-    mask) ln -sf /dev/null "/etc/systemd/system/$unit" ;;
-    esac
-done
 """
 MKINITCPIO = """\
 #!/bin/sh
@@ -151,12 +137,6 @@ def filesystem(root: Path) -> Path:
     return root
 
 
-def _file(path: Path, text: str, mode: int = 0o644) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    path.chmod(mode)
-
-
 def mirror(root: Path, work: Path, signer: Signer) -> None:
     """The mirror in *root*: what the spec ``arch`` installs, and ``hello``, which needs ``greeting``; the group
     ``greetings`` has both. ``unsigned`` has no signature. The key is ``archlinux.asc``."""
@@ -170,17 +150,17 @@ def mirror(root: Path, work: Path, signer: Signer) -> None:
     (shell / "usr" / "bin" / "sh").symlink_to("bash")
     busybox(shell)
     programs(manager, ("pacman", "pacman-conf", "gpg", "gpgconf"), beside=shell)
-    _file(manager / "etc" / "pacman.conf", CONFIGURATION)
-    _file(manager / "usr" / "share" / "libalpm" / "hooks" / "README", "hooks\n")
-    _file(tree("pacman-mirrorlist") / "etc" / "pacman.d" / "mirrorlist", "#Server = nowhere\n")
-    _file(systemd / "usr" / "bin" / "systemctl", SYSTEMCTL, 0o755)
-    _file(systemd / "usr" / "lib" / "systemd" / "systemd", "#!/bin/sh\n", 0o755)
-    _file(kernel / "usr" / "lib" / "modules" / "6.0-arch1-1" / "vmlinuz", "a kernel\n")
-    _file(maker / "usr" / "bin" / "mkinitcpio", MKINITCPIO, 0o755)
-    _file(maker / "usr" / "share" / "libalpm" / "hooks" / "90-mkinitcpio-install.hook", HOOK)
-    _file(maker / "usr" / "share" / "libalpm" / "scripts" / "mkinitcpio", SCRIPT, 0o755)
+    text_file(manager / "etc" / "pacman.conf", CONFIGURATION)
+    text_file(manager / "usr" / "share" / "libalpm" / "hooks" / "README", "hooks\n")
+    text_file(tree("pacman-mirrorlist") / "etc" / "pacman.d" / "mirrorlist", "#Server = nowhere\n")
+    text_file(systemd / "usr" / "bin" / "systemctl", SYSTEMCTL, 0o755)
+    text_file(systemd / "usr" / "lib" / "systemd" / "systemd", "#!/bin/sh\n", 0o755)
+    text_file(kernel / "usr" / "lib" / "modules" / "6.0-arch1-1" / "vmlinuz", "a kernel\n")
+    text_file(maker / "usr" / "bin" / "mkinitcpio", MKINITCPIO, 0o755)
+    text_file(maker / "usr" / "share" / "libalpm" / "hooks" / "90-mkinitcpio-install.hook", HOOK)
+    text_file(maker / "usr" / "share" / "libalpm" / "scripts" / "mkinitcpio", SCRIPT, 0o755)
     for name in ("greeting", "hello", "unsigned"):
-        _file(tree(name) / "usr" / "share" / name, f"{name}\n")
+        text_file(tree(name) / "usr" / "share" / name, f"{name}\n")
     core = [
         Package("filesystem", filesystem(tree("filesystem"))),
         Package("bash", shell, ("filesystem",)),

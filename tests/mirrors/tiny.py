@@ -17,6 +17,21 @@ from pathlib import Path
 
 from tests.peers.tools import PLACES, tool
 
+SYSTEMCTL = """\
+#!/bin/sh
+# Enough of systemctl(1) for a guest that never runs.
+verb=$1
+shift
+for unit; do
+    case $verb in
+    enable) mkdir -p /etc/systemd/system/multi-user.target.wants
+        ln -sf "/usr/lib/systemd/system/$unit" "/etc/systemd/system/multi-user.target.wants/$unit" ;;
+    disable) rm -f "/etc/systemd/system/multi-user.target.wants/$unit" ;;
+    mask) ln -sf /dev/null "/etc/systemd/system/$unit" ;;
+    esac
+done
+"""
+
 
 @dataclass(frozen=True)
 class Signer:
@@ -93,6 +108,13 @@ def serve(directory: Path) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def text_file(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write *text*, and what directories it needs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
 
 
 def programs(root: Path, names: Iterable[str], beside: Path | None = None) -> None:

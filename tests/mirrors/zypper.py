@@ -7,27 +7,13 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.mirrors.tiny import Signer, busybox, programs
+from tests.mirrors.tiny import SYSTEMCTL, Signer, busybox, programs, text_file
 from tests.peers.tools import tool
 
 RELEASE = "15.6"
 OSS = f"distribution/leap/{RELEASE}/repo/oss"
 UPDATES = ("oss", "sle", "backports")
 DATABASE = "/usr/lib/sysimage/rpm"
-SYSTEMCTL = """\
-#!/bin/sh
-# Enough of systemctl(1) for a guest that never runs.
-verb=$1
-shift
-for unit; do
-    case $verb in
-    enable) mkdir -p /etc/systemd/system/multi-user.target.wants
-        ln -sf "/usr/lib/systemd/system/$unit" "/etc/systemd/system/multi-user.target.wants/$unit" ;;
-    disable) rm -f "/etc/systemd/system/multi-user.target.wants/$unit" ;;
-    mask) ln -sf /dev/null "/etc/systemd/system/$unit" ;;
-    esac
-done
-"""
 DRACUT = """\
 #!/bin/sh
 # Says what it would be made of.
@@ -94,12 +80,6 @@ def run(*words: str | Path) -> None:
     assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
 
 
-def _file(path: Path, text: str, mode: int = 0o644) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    path.chmod(mode)
-
-
 def filesystem(root: Path) -> Path:
     """Directories, a merged /usr, users."""
     for name in ("boot", "dev", "etc", "proc", "root", "run", "sys", "tmp", "usr/bin", "usr/sbin", "var/log"):
@@ -108,8 +88,8 @@ def filesystem(root: Path) -> Path:
         (root / "usr" / name).mkdir()
     for name in ("bin", "sbin", "lib", "lib64"):
         (root / name).symlink_to(f"usr/{name}")
-    _file(root / "etc" / "passwd", "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534::/:/usr/bin/false\n")
-    _file(root / "etc" / "group", "root:x:0:\nnobody:x:65534:\n")
+    text_file(root / "etc" / "passwd", "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534::/:/usr/bin/false\n")
+    text_file(root / "etc" / "group", "root:x:0:\nnobody:x:65534:\n")
     return root
 
 
@@ -129,18 +109,20 @@ def mirror(root: Path, work: Path, signer: Signer) -> None:
     busybox(shell)
     programs(rpm, ("rpm", "rpmdb", "rpmkeys", "gpg", "gpgconf"), beside=shell)
     shutil.copytree("/usr/lib/rpm", rpm / "usr" / "lib" / "rpm", symlinks=True, ignore=shutil.ignore_patterns("*.so"))
-    _file(rpm / "etc" / "rpm" / "macros.suse", f"%_dbpath {DATABASE}\n")
+    text_file(rpm / "etc" / "rpm" / "macros.suse", f"%_dbpath {DATABASE}\n")
     (rpm / DATABASE.lstrip("/")).mkdir(parents=True)
     programs(zypper, ("zypper", "rpmdb2solv", "repo2solv"), beside=rpm)
-    _file(release / "usr" / "lib" / "os-release", f'NAME="openSUSE Leap"\nID="opensuse-leap"\nVERSION_ID="{RELEASE}"\n')
+    text_file(
+        release / "usr" / "lib" / "os-release", f'NAME="openSUSE Leap"\nID="opensuse-leap"\nVERSION_ID="{RELEASE}"\n'
+    )
     (release / "etc").mkdir()
     (release / "etc" / "os-release").symlink_to("../usr/lib/os-release")
-    _file(systemd / "usr" / "bin" / "systemctl", SYSTEMCTL, 0o755)
-    _file(systemd / "usr" / "lib" / "systemd" / "systemd", "#!/bin/sh\n", 0o755)
-    _file(kernel / "boot" / "vmlinuz-6.4.0-default", "a kernel\n")
-    _file(dracut / "usr" / "bin" / "dracut", DRACUT, 0o755)
+    text_file(systemd / "usr" / "bin" / "systemctl", SYSTEMCTL, 0o755)
+    text_file(systemd / "usr" / "lib" / "systemd" / "systemd", "#!/bin/sh\n", 0o755)
+    text_file(kernel / "boot" / "vmlinuz-6.4.0-default", "a kernel\n")
+    text_file(dracut / "usr" / "bin" / "dracut", DRACUT, 0o755)
     for name in ("greeting", "hello", "unsigned"):
-        _file(tree(name) / "usr" / "share" / name, f"{name}\n")
+        text_file(tree(name) / "usr" / "share" / name, f"{name}\n")
     packages = [
         Package("filesystem", filesystem(tree("filesystem"))),
         Package("bash", shell, "filesystem", "/bin/sh"),
