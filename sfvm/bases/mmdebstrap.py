@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 
 from sfvm import apt
 from sfvm.document import Element
+from sfvm.downloads.policy import plain
 from sfvm.errors import Place, SpecError
 from sfvm.guest import KEPT, Command, Guest
 from sfvm.keys import SCHEMA, Keys
@@ -20,7 +21,7 @@ from sfvm.verbs import JSON, Attached, Host
 
 NAMES = r"[A-Za-z0-9][A-Za-z0-9.+_:/=~-]*"
 """Of suites, components and packages: none looks like an option or makes two of the lists on a command line."""
-
+HTTPS = r"https://[A-Za-z0-9.-]+(:443)?(/|$)"
 MERGED_USR = "/usr/share/mmdebstrap/hooks/maybe-merged-usr"
 """mmdebstrap's own hooks; they do nothing for suites that have no usr-is-merged."""
 
@@ -147,6 +148,7 @@ class Mmdebstrap:
             f"--setup-hook={apt.OLD}",
             '--customize-hook=rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap"',
             *hooks,
+            *self._told_again(),
             "--customize-hook=" + apt.keep('"$1"'),
             *([f"--include={','.join(self.include)}"] if self.include else []),
             *([f"--keyring={self.keyring}"] if self.keyring else []),
@@ -159,11 +161,24 @@ class Mmdebstrap:
         for name in ("/etc/hostname", "/etc/resolv.conf"):  # mmdebstrap copies the appliance's
             guest.remove(name)
 
+    @property
+    def _open(self) -> str:
+        """The mirror, as what is fetched from it passes the proxy in the open."""
+        return plain(self.mirror) if re.match(HTTPS, self.mirror) else self.mirror
+
+    def _told_again(self) -> list[str]:
+        """Hooks: the guest's apt has the mirror as the spec says it."""
+        if self._open == self.mirror:
+            return []
+        host = self.mirror.split("/")[2].removesuffix(":443")
+        files = r"""find "$1/etc/apt" -type f \( -name '*.list' -o -name '*.sources' \)"""
+        return [f"--customize-hook={files} -exec sed -i 's,http://{host}:443,https://{host},' {{}} +"]
+
     def _lines(self) -> list[str]:
         """What mmdebstrap is told of the mirror, which is signed by the keys that it has."""
         if not self.pockets:
-            return [self.mirror] if self.mirror else []
-        return [f"deb {self.mirror} {suite} {' '.join(self.components)}" for suite in self._suites()]
+            return [self._open] if self.mirror else []
+        return [f"deb {self._open} {suite} {' '.join(self.components)}" for suite in self._suites()]
 
     def _suites(self) -> list[str]:
         return [self.suite, *(f"{self.suite}-{pocket}" for pocket in self.pockets)]
@@ -173,7 +188,7 @@ class Mmdebstrap:
         for apt outside and inside, so the keys have one path in both."""
         paths, prepare = placed(Source(self.distribution, self.mirror), keys, KEYRINGS)
         file = f"{KEPT}/{self.distribution}.sources"
-        content = stanza(self.mirror, self._suites(), self.components, paths)
+        content = stanza(self._open, self._suites(), self.components, paths)
         prepare += f"cat >{file} <<'END'\n{content}END\n"
         there = f'"$1{SOURCES}"'
         hooks = [

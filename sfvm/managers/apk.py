@@ -7,9 +7,13 @@ from collections.abc import Sequence
 
 from sfvm.document import Element
 from sfvm.errors import SpecError, StepError
-from sfvm.managers.manager import Addition, Manager, Source
+from sfvm.managers.manager import OPEN, Addition, Manager, Source
 
 REPOSITORIES = "/etc/apk/repositories"
+OURS = "/run/sfvm/repositories"
+APK = f"apk --repositories-file {OURS}"
+COPIED = f"mkdir -p /run/sfvm\nsed -E '{OPEN}' {REPOSITORIES} >{OURS}"
+"""A script: what the guest has, with https written so that what is fetched passes the proxy in the open."""
 
 
 def _add(source: Source, keys: Sequence[str]) -> Addition:
@@ -33,19 +37,24 @@ def _add(source: Source, keys: Sequence[str]) -> Addition:
 
 def _hold(names: Sequence[str]) -> str:
     """Into /etc/apk/world, with the version that is installed."""
-    return "\n".join(f"version=$(apk info -ve {name})\napk add {name}=${{version#{name}-}}" for name in names)
+    lines = [f"version=$(apk info -ve {name})\n{APK} add {name}=${{version#{name}-}}" for name in names]
+    return "\n".join([COPIED, *lines])
+
+
+def _unhold(names: Sequence[str]) -> str:
+    return "\n".join([COPIED, *(f"! apk info -e {name} || {APK} add {name}" for name in names)])
 
 
 MANAGER = Manager(
     "apk",
     "/sbin/apk",
-    "apk update",
-    "apk add {}",
+    f"{COPIED}\n{APK} update",
+    f"{APK} add {{}}",
     "apk del {}",
-    "apk upgrade",
+    f"{APK} upgrade",
     "rm -rf /var/cache/apk/*",
     hold=_hold,
-    unhold=lambda names: "\n".join(f"! apk info -e {name} || apk add {name}" for name in names),
+    unhold=_unhold,
     add=_add,
 )
 

@@ -8,17 +8,22 @@ from collections.abc import Sequence
 from sfvm import apt
 from sfvm.errors import StepError
 from sfvm.guest import LOCKED
-from sfvm.managers.manager import Addition, Manager, Source, placed
+from sfvm.managers.manager import Addition, Manager, Source, in_the_open, placed
 
-COMMAND = (
+OURS = "/run/sfvm/sources"
+APT = (
     "apt-get -q -y -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-unsafe-io -o Dpkg::Options::=--force-confdef "
     "-o Dpkg::Options::=--force-confold -o Acquire::Languages=none -o Acquire::Retries=3 -o Acquire::PDiffs=false "
     f"-o Dir::State::lists={apt.LISTS} -o Dir::Cache::pkgcache={apt.HOME}/pkgcache.bin "
     f"-o Acquire::Check-Valid-Until=${{{LOCKED}:+false}} "
     f"-o Dir::Cache::srcpkgcache={apt.HOME}/srcpkgcache.bin -o DPkg::Pre-Install-Pkgs::={shlex.quote(apt.UNPACKED)}"
 )
+COMMAND = f"{APT} -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts={OURS}"
+"""What reads the repositories, from our copies of what the guest has."""
 KEYRINGS = "/etc/apt/keyrings"
 SOURCES = "/etc/apt/sources.list.d"
+SECRETS = "cat /etc/apt/auth.conf /etc/apt/auth.conf.d/*.conf 2>/dev/null | grep -q ."
+"""Whether there are passwords: apt sends them over https alone (apt_auth.conf(5))."""
 
 
 def stanza(url: str, suites: Sequence[str], components: Sequence[str], signed_by: Sequence[str]) -> str:
@@ -56,11 +61,13 @@ def _mark(what: str, names: Sequence[str]) -> str:
 MANAGER = Manager(
     "apt",
     "/usr/bin/apt-get",
-    # Without it apt is content with the indexes that it could get.
-    apt.refresh(f"{COMMAND} -o APT::Update::Error-Mode=any update"),
+    in_the_open(f"/etc/apt/sources.list {SOURCES}/*.list {SOURCES}/*.sources", OURS, unless=SECRETS)
+    # Without the option apt is content with the indexes that it could get.
+    + "\n"
+    + apt.refresh(f"{COMMAND} -o APT::Update::Error-Mode=any update"),
     # A version that a spec names may be an older one.
     f"{COMMAND} {{recommends}} --allow-downgrades install {{}}",
-    f"{COMMAND} --auto-remove purge {{}}",
+    f"{APT} --auto-remove purge {{}}",
     f"{COMMAND} {{recommends}} dist-upgrade",
     "apt-get clean; rm -rf /var/lib/apt/lists/*_* /var/cache/apt/*.bin",
     hold=lambda names: _mark("hold", names),

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 from sfvm.errors import StepError
 
+OPEN = r"s,https://([^][/:@[:space:]]+)(:443)?(/|[[:space:]]|$),http://\1:443\3,g"
+"""What :func:`sfvm.downloads.policy.plain` does, as a command of sed -E."""
+
 
 @dataclass(frozen=True)
 class Change:
@@ -106,6 +109,17 @@ class Manager:
         if not equals or name.endswith(("<", ">", "!", "~")):  # no version, or a condition that some managers know
             return word
         return self.version.format(name=name, version=version)
+
+
+def in_the_open(files: str, directory: str, edit: str = OPEN, unless: str = "false") -> str:
+    """A script: *directory* has copies of *files* (words of the shell) in which https is written so that what is
+    fetched passes the proxy in the open, and can be kept and locked; where *unless*, a command about ``$file``, is
+    true, as they are. The guest's own configuration stays as it is."""
+    return f"""mkdir -p {directory}
+for file in {files}; do
+    [ -f "$file" ] || continue
+    if {unless}; then cat "$file"; else sed -E '{edit}' "$file"; fi >"{directory}/${{file##*/}}"
+done"""
 
 
 def placed(source: Source, keys: Sequence[str], directory: str) -> tuple[list[str], str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sfvm.managers.manager import Addition, Manager, Source, given, literal
+from sfvm.managers.manager import OPEN, Addition, Manager, Source, given, literal
 
 CONFIGURATION = "/etc/pacman.conf"
 KEYRING = "/etc/pacman.d/gnupg"
@@ -23,7 +23,7 @@ keep, a secret key of its own to sign them with: every image would hold the same
 
 OURS = "/run/sfvm/pacman.conf"
 PACMAN = f"pacman --config {OURS} --noconfirm"
-PLAIN = f"pacman-conf | sed -E 's,^(Server = )https://([^/:]+)/,\\1http://\\2:443/,' >{OURS}"
+PLAIN = f"pacman-conf | sed -E '/^Server = /{OPEN}' >{OURS}"
 """The guest's configuration, in which https is written so that what is fetched passes the proxy in the open
 (:func:`sfvm.downloads.policy.plain`)."""
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sfvm.guest import KEPT
-from sfvm.managers.manager import Addition, Manager, Source, literal, placed
+from sfvm.managers.manager import OPEN, Addition, Manager, Source, in_the_open, literal, placed
 
 KEYS = "/etc/pki/rpm-gpg"
 HELD = "/etc/dnf/dnf.conf"
+OURS = "/run/sfvm/repos"
+BASEURLS = f"/^[[:space:]]*(metalink|mirrorlist)/!{OPEN}"
+"""An index of mirrors leads to https again: such a repository goes through a tunnel, which cannot be locked."""
+CERTIFIED = """grep -q '^[[:space:]]*sslclient' "$file\""""
+"""Whether a client's certificate is wanted."""
+DNF_FILES = "/etc/yum.repos.d/*.repo /etc/yum/repos.d/*.repo /etc/distro.repos.d/*.repo"
+"""dnf.conf(5), ``reposdir``."""
 
 FINE = 'case $? in 102|103|107) ;; *) exit "$?" ;; esac'
 """What follows ``zypper … ||``: to reboot, or to restart zypper, is advice; and a failed script of a package is no
@@ -57,14 +64,17 @@ def _dnf_unhold(names: Sequence[str]) -> str:
     return f"[ ! -e {HELD} ] || sed -E -i '/^excludepkgs=/{{{';'.join(lines)}}}' {HELD}"
 
 
+_DNF = f"dnf -y --setopt=cachedir={KEPT}/dnf"
+"""Indexes are kept outside of the guest, for all steps of one appliance."""
+_OPEN_DNF = f"{_DNF} --setopt=reposdir={OURS} --setopt=install_weak_deps={{recommends}}"
+_ZYPPER = f"zypper --reposd-dir {OURS} -n"
 DNF = Manager(
     "dnf",
     "/usr/bin/dnf",
-    ":",
-    # Indexes are kept outside of the guest, for all steps of one appliance.
-    f"dnf -y --setopt=cachedir={KEPT}/dnf --setopt=install_weak_deps={{recommends}} install {{}}",
-    f"dnf -y --setopt=cachedir={KEPT}/dnf remove {{}}",
-    f"dnf -y --setopt=cachedir={KEPT}/dnf --setopt=install_weak_deps={{recommends}} upgrade",
+    in_the_open(DNF_FILES, OURS, BASEURLS, CERTIFIED),
+    f"{_OPEN_DNF} install {{}}",
+    f"{_DNF} remove {{}}",
+    f"{_OPEN_DNF} upgrade",
     "rm -rf /var/cache/dnf/* /var/cache/libdnf5/*",
     hold=_dnf_hold,
     unhold=_dnf_unhold,
@@ -77,10 +87,10 @@ DNF = Manager(
 ZYPPER = Manager(
     "zypper",
     "/usr/bin/zypper",
-    "zypper -n refresh",
-    f"zypper -n install --oldpackage {{recommends}} {{}} || {FINE}",
+    in_the_open("/etc/zypp/repos.d/*.repo", OURS, BASEURLS, CERTIFIED) + f"\n{_ZYPPER} refresh",
+    f"{_ZYPPER} install --oldpackage {{recommends}} {{}} || {FINE}",
     f"zypper -n remove --clean-deps {{}} || {FINE}",
-    f"zypper -n update {{recommends}} || {FINE}",
+    f"{_ZYPPER} update {{recommends}} || {FINE}",
     # What names the machine to the mirrors is not for two of them.
     "zypper clean --all; rm -f /var/lib/zypp/AnonymousUniqueId",
     hold=lambda names: f"zypper -n addlock {' '.join(names)}",

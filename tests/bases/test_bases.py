@@ -3,6 +3,7 @@
 import hashlib
 import io
 import shlex
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -142,6 +143,22 @@ def test_keys_and_pockets_are_of_a_mirror(make: Maker, attributes: str) -> None:
     make.specs.mkdir()
     (make.specs / "a.asc").write_bytes(armor(KEY))
     assert "those of a mirror" in make.refused(f'<mmdebstrap suite="x" {attributes}/>', "bases").what
+
+
+@pytest.mark.parametrize("keys", ["", ' keys="a.asc"'])
+def test_mmdebstrap_of_a_mirror_by_https(make: Maker, guest: Directory, keys: str) -> None:
+    """It passes the proxy in the open; what the guest keeps is what the spec says."""
+    make.specs.mkdir()
+    (make.specs / "a.asc").write_bytes(armor(KEY))
+    found = words(make, guest, f'<mmdebstrap suite="x" mirror="https://m.invalid:443/u" pockets="updates"{keys}/>')
+    assert "https://m.invalid" not in " ".join(word for word in found if not word.startswith("--customize-hook"))
+    (hook,) = [word.partition("=")[2] for word in found if "s,http://m.invalid:443,https://m.invalid," in word]
+    guest.write("/etc/apt/sources.list", b"deb http://m.invalid:443/u x main\ndeb http://n.invalid/u x main\n")
+    subprocess.run(["sh", "-e", "-c", hook, "sh", guest.root], check=True)
+    kept = guest.read("/etc/apt/sources.list")
+    assert kept == b"deb https://m.invalid/u x main\ndeb http://n.invalid/u x main\n"
+    (keep,) = [word for word in found if "/var/lib/apt/lists" in word]
+    assert found.index(f"--customize-hook={hook}") < found.index(keep), "indexes belong to the source as it stays"
 
 
 def test_what_counts_for_mmdebstrap(make: Maker) -> None:

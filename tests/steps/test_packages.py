@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from sfvm.errors import StepError
 from sfvm.guest import Command
+from sfvm.managers import apk, apt, rpm
+from sfvm.managers.manager import OPEN, Manager
 from sfvm.steps.packages import INITRAMFS, LATER, POLICY, REFUSE
 from tests.verbs import Directory, Maker
 
@@ -65,12 +70,15 @@ ALL = '<packages install="a=1-2 b&gt;=1" groups="g" remove="c" hold="d e.+" unho
 FINE = 'case $? in 102|103|107) ;; *) exit "$?" ;; esac'
 PACMAN = "pacman --config /run/sfvm/pacman.conf --noconfirm"
 DNF = "dnf -y --setopt=cachedir=/run/sfvm/packages/dnf"
+ZYPPER = "zypper --reposd-dir /run/sfvm/repos -n"
+APK = "apk --repositories-file /run/sfvm/repositories"
+COPIED = [*apk.COPIED.splitlines()]
 SCRIPTS = {
     "/usr/bin/dnf": [
         "[ ! -e /etc/dnf/dnf.conf ] || sed -E -i '/^excludepkgs=/{s/ f( |$)/\\1/g}' /etc/dnf/dnf.conf",
-        ":",
-        f"{DNF} --setopt=install_weak_deps=False upgrade",
-        f"{DNF} --setopt=install_weak_deps=False install a-1-2 'b>=1' @g",
+        *rpm.DNF.refresh.splitlines(),
+        f"{DNF} --setopt=reposdir=/run/sfvm/repos --setopt=install_weak_deps=False upgrade",
+        f"{DNF} --setopt=reposdir=/run/sfvm/repos --setopt=install_weak_deps=False install a-1-2 'b>=1' @g",
         f"{DNF} remove c",
         "[ ! -e /etc/dnf/dnf.conf ] || sed -E -i '/^excludepkgs=/{s/ d( |$)/\\1/g;s/ e[.][+]( |$)/\\1/g}' "
         "/etc/dnf/dnf.conf",
@@ -81,9 +89,10 @@ SCRIPTS = {
     ],
     "/usr/bin/zypper": [
         "zypper -n removelock f",
-        "zypper -n refresh",
-        f"zypper -n update --no-recommends || {FINE}",
-        f"zypper -n install --oldpackage --no-recommends a=1-2 'b>=1' pattern:g || {FINE}",
+        *rpm.ZYPPER.refresh.splitlines()[:-1],
+        f"{ZYPPER} refresh",
+        f"{ZYPPER} update --no-recommends || {FINE}",
+        f"{ZYPPER} install --oldpackage --no-recommends a=1-2 'b>=1' pattern:g || {FINE}",
         f"zypper -n remove --clean-deps c || {FINE}",
         "zypper -n removelock d e.+",
         "zypper -n addlock d e.+",
@@ -91,7 +100,7 @@ SCRIPTS = {
     ],
     "/usr/bin/pacman": [
         "sed -E -i '/^IgnorePkg *=/{s/([= ])f( |$)/\\1\\2/g;/= *$/d}' /etc/pacman.conf",
-        "pacman-conf | sed -E 's,^(Server = )https://([^/:]+)/,\\1http://\\2:443/,' >/run/sfvm/pacman.conf",
+        f"pacman-conf | sed -E '/^Server = /{OPEN}' >/run/sfvm/pacman.conf",
         f"{PACMAN} -Sy",
         f"{PACMAN} -Su",
         f"{PACMAN} -Su --needed a=1-2 'b>=1' g",
@@ -101,17 +110,21 @@ SCRIPTS = {
         "rm -rf /var/cache/pacman/pkg/* /var/lib/pacman/sync/*",
     ],
     "/sbin/apk": [
-        "! apk info -e f || apk add f",
-        "apk update",
-        "apk upgrade",
-        "apk add a=1-2 'b>=1'",
+        *COPIED,
+        f"! apk info -e f || {APK} add f",
+        *COPIED,
+        f"{APK} update",
+        f"{APK} upgrade",
+        f"{APK} add a=1-2 'b>=1'",
         "apk del c",
-        "! apk info -e d || apk add d",
-        "! apk info -e e.+ || apk add e.+",
+        *COPIED,
+        f"! apk info -e d || {APK} add d",
+        f"! apk info -e e.+ || {APK} add e.+",
+        *COPIED,
         "version=$(apk info -ve d)",
-        "apk add d=${version#d-}",
+        f"{APK} add d=${{version#d-}}",
         "version=$(apk info -ve e.+)",
-        "apk add e.+=${version#e.+-}",
+        f"{APK} add e.+=${{version#e.+-}}",
         "rm -rf /var/cache/apk/*",
     ],
 }
@@ -128,12 +141,68 @@ def test_apt_does_it_all(make: Maker, debian: Installing) -> None:
     first, *rest = lines(make, debian, ALL)
     assert first == "apt-mark -q unhold f"
     ends = [line.rpartition(" -o DPkg::Pre-Install-Pkgs::=")[2].partition("' ")[2] for line in rest[-6:-3]]
+    ours = "-o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts=/run/sfvm/sources"
     assert ends == [
-        "--no-install-recommends dist-upgrade",
-        "--no-install-recommends --allow-downgrades install a=1-2 'b>=1' 'g^'",
+        f"{ours} --no-install-recommends dist-upgrade",
+        f"{ours} --no-install-recommends --allow-downgrades install a=1-2 'b>=1' 'g^'",
         "--auto-remove purge c",
     ]
     assert rest[-3:-1] == ["apt-mark -q unhold d e.+", "apt-mark -q hold d e.+"]
+
+
+REPO = "[a]\nmetalink=https://l.invalid/x?y\nbaseurl = https://m.invalid/a/$basearch/ https://m.invalid:443\n"
+OPENED = "[a]\nmetalink=https://l.invalid/x?y\nbaseurl = http://m.invalid:443/a/$basearch/ http://m.invalid:443\n"
+SOURCES = """deb [arch=amd64 signed-by=/k] https://m.invalid/x y z
+deb http://n.invalid/x y z
+deb https://m.invalid:8443/x y z
+"""
+OPENED_SOURCES = SOURCES.replace("https://m.invalid/", "http://m.invalid:443/")
+
+
+@pytest.mark.parametrize(
+    ("manager", "path", "text", "copy", "opened"),
+    [
+        (apt.MANAGER, "/etc/apt/sources.list", SOURCES, "sources/sources.list", OPENED_SOURCES),
+        (
+            apt.MANAGER,
+            "/etc/apt/sources.list.d/a.sources",
+            "Types: deb\nURIs: https://m.invalid\n",
+            "sources/a.sources",
+            "Types: deb\nURIs: http://m.invalid:443\n",
+        ),
+        (rpm.DNF, "/etc/yum.repos.d/a.repo", REPO, "repos/a.repo", OPENED),
+        (rpm.DNF, "/etc/yum.repos.d/a.repo", f"{REPO}sslclientkey=/k\n", "repos/a.repo", f"{REPO}sslclientkey=/k\n"),
+        (rpm.ZYPPER, "/etc/zypp/repos.d/a.repo", REPO, "repos/a.repo", OPENED),
+        (apk.MANAGER, "/etc/apk/repositories", "https://m.invalid/a\n@t http://n/b\n", "repositories",
+         "http://m.invalid:443/a\n@t http://n/b\n"),
+    ],
+)  # fmt: skip
+def test_what_a_guest_fetches_passes_the_proxy_in_the_open(
+    guest: Directory, tmp_path: Path, manager: Manager, path: str, text: str, copy: str, opened: str
+) -> None:
+    """And the guest's own configuration stays as it is."""
+    guest.write(path, text.encode())
+    prepare(guest, tmp_path, manager)
+    assert guest.read(f"/run/sfvm/{copy}").decode() == opened
+    assert guest.read(path).decode() == text
+
+
+def test_apt_sends_passwords_over_https_alone(guest: Directory, tmp_path: Path) -> None:
+    guest.write("/etc/apt/sources.list", SOURCES.encode())
+    guest.write("/etc/apt/auth.conf.d/a.conf", b"machine m.invalid login me password x\n")
+    prepare(guest, tmp_path, apt.MANAGER)
+    assert guest.read("/run/sfvm/sources/sources.list").decode() == SOURCES
+
+
+def prepare(guest: Directory, home: Path, manager: Manager) -> None:
+    """Run what comes before an installation, below *guest*, with programs that do nothing."""
+    programs = home / "bin"
+    programs.mkdir()
+    for name in ("apt-get", "apk", "zypper", "dpkg"):
+        (programs / name).symlink_to("/bin/true")
+    script = re.sub(r"(?<![\w/])/(etc|run)/", rf"{guest.root}/\1/", manager.refresh)
+    path = f"{programs}:{os.environ['PATH']}"
+    subprocess.run(["bash", "-e", "-c", script], env={"PATH": path}, check=True)
 
 
 def test_a_group_of_a_manager_without_groups(make: Maker, guest: Directory) -> None:
