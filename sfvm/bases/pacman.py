@@ -33,10 +33,15 @@ SigLevel = Required DatabaseOptional
 """
 """pacman.conf(5). Every package must be signed; a database may be, and Arch's are not."""
 GPG = f"""\
-export GNUPGHOME={HOME}/gnupg
+export GNUPGHOME
 gpg() {{ command gpg --batch --quiet --no-permission-warning --no-auto-check-trustdb --trust-model pgp "$@"; }}
-empty() {{ rm -rf "$GNUPGHOME"; mkdir -m 700 "$GNUPGHOME"; touch "$GNUPGHOME/pubring.gpg"; }}
+empty() {{
+    GNUPGHOME=$(mktemp -d {HOME}/keys.XXXXXX)
+    ln -sfn "$GNUPGHOME" {HOME}/gnupg
+    touch "$GNUPGHOME/pubring.gpg"
+}}
 """
+"""An empty keyring has a place of its own: the agent of the one before would remove the socket of the next."""
 NAMED = """\
 empty
 gpg --import "$@"
