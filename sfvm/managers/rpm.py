@@ -20,6 +20,8 @@ DNF_FILES = "/etc/yum.repos.d/*.repo /etc/yum/repos.d/*.repo /etc/distro.repos.d
 FINE = 'case $? in 102|103|107) ;; *) exit "$?" ;; esac'
 """What follows ``zypper … ||``: to reboot, or to restart zypper, is advice; and a failed script of a package is no
 failure to rpm either (zypper(8), "EXIT CODES")."""
+NOT_THERE = FINE.replace("102|", "102|104|")
+"""The same where a package that is not there is what was wanted, as for other managers."""
 
 
 def section(source: Source, keys: Sequence[str], *more: str) -> str:
@@ -89,8 +91,11 @@ ZYPPER = Manager(
     "/usr/bin/zypper",
     in_the_open("/etc/zypp/repos.d/*.repo", OURS, BASEURLS, CERTIFIED) + f"\n{_ZYPPER} refresh",
     f"{_ZYPPER} install --oldpackage {{recommends}} {{}} || {FINE}",
-    f"zypper -n remove --clean-deps {{}} || {FINE}",
-    f"{_ZYPPER} update {{recommends}} || {FINE}",
+    f"zypper -n remove --clean-deps {{}} || {NOT_THERE}",
+    # Tumbleweed goes from one snapshot to the next by dup alone.
+    "command=update\n"
+    """if grep -qs '^ID="opensuse-tumbleweed"' /etc/os-release; then command=dup; fi\n"""
+    f"{_ZYPPER} $command {{recommends}} || {FINE}",
     # What names the machine to the mirrors is not for two of them.
     "zypper clean --all; rm -f /var/lib/zypp/AnonymousUniqueId",
     hold=lambda names: f"zypper -n addlock {' '.join(names)}",

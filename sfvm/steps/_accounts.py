@@ -88,7 +88,7 @@ def add_user(
     group = add_group(guest, name, None if taken else number, system=system)
     home = home or f"/home/{name}"
     save(guest, PASSWD, [*users, [name, "x", number, group, comment or "", home, shell or "/bin/sh"]])
-    save(guest, SHADOW, [*records(guest, SHADOW), [name, "!", *[""] * 7]])
+    save(guest, SHADOW, [*records(guest, SHADOW), [name, "*", *[""] * 7]])
     if not system:
         guest.directory(home, owner=f"{number}:{group}")
 

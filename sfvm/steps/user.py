@@ -29,7 +29,7 @@ class User:
     """
 
     element: ClassVar[str] = "user"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     schema: ClassVar[str] = """
     <element name="user">
       <attribute name="name"><ref name="name"/></attribute>

@@ -116,7 +116,7 @@ def arch(key: Signer, include: str) -> str:
 def suse(key: Signer, include: str) -> str:
     trust = f'key-url="${{mirror}}/{key.fingerprint}.asc" fingerprint="{key.fingerprint}"'
     where = f'url="${{mirror}}/suse" repositories="oss={zypper.OSS}"'
-    return f'<zypper distribution="opensuse" release="15.6" {where} {trust} include="{include}"/>'
+    return f'<zypper distribution="opensuse" release="16.0" {where} {trust} include="{include}"/>'
 
 
 def test_what_others_have_signed_is_refused(home: Project, mirrors: Mirrors) -> None:

@@ -10,14 +10,18 @@ from pathlib import Path
 from tests.mirrors.tiny import SYSTEMCTL, Signer, busybox, programs, text_file
 from tests.peers.tools import tool
 
-RELEASE = "15.6"
-OSS = f"distribution/leap/{RELEASE}/repo/oss"
-UPDATES = ("oss", "sle", "backports")
+RELEASE = "16.0"
+OSS = f"distribution/leap/{RELEASE}/repo/oss/x86_64"
 DATABASE = "/usr/lib/sysimage/rpm"
 DRACUT = """\
 #!/bin/sh
 # Says what it would be made of.
 cat /etc/dracut.conf.d/*.conf >"$1"
+"""
+KERNEL_POST = """\
+# suse-module-tools: without it this is taken for the chroot in which a package is built.
+[ -f /etc/fstab ] || exit 0
+dracut /boot/initrd-6.4.0-default
 """
 
 
@@ -128,12 +132,12 @@ def mirror(root: Path, work: Path, signer: Signer) -> None:
         Package("bash", shell, "filesystem", "/bin/sh"),
         Package("rpm", rpm, "bash"),
         Package("zypper", zypper, "rpm"),
-        Package("openSUSE-release", release, "filesystem"),
+        Package("Leap-release", release, "filesystem"),
         Package("systemd", systemd, "bash"),
-        Package("systemd-network", tree("systemd-network"), "systemd"),
-        Package("patterns-base-minimal_base", tree("minimal_base"), "bash systemd zypper openSUSE-release"),
+        *(Package(name, tree(name), "systemd") for name in ("systemd-networkd", "systemd-resolved")),
+        Package("patterns-base-minimal_base", tree("minimal_base"), "bash systemd zypper Leap-release"),
         Package("dracut", dracut, "bash"),
-        Package("kernel-default-base", kernel, "dracut", post="dracut /boot/initrd-6.4.0-default"),
+        Package("kernel-default-base", kernel, "dracut", post=KERNEL_POST),
         *(Package(name, tree(name)) for name in ("iproute2", "ca-certificates-mozilla")),
         Package("greeting", work / "greeting"),
         Package("hello", work / "hello", "greeting"),
@@ -141,6 +145,4 @@ def mirror(root: Path, work: Path, signer: Signer) -> None:
         Package("unsigned", work / "unsigned"),
     ]
     repository(root / OSS, packages, work, signer, "unsigned")
-    for name in UPDATES:
-        repository(root / "update" / "leap" / RELEASE / name, [], work, signer)
     shutil.rmtree(work)

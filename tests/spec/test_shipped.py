@@ -1,5 +1,6 @@
 """What we ship: every spec is valid, and every fragment means something in every distribution that we know."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,33 @@ def test_cloud_init(distribution: str, grow: str, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("distribution", ["arch", "opensuse-leap", "centos"])
+def test_cloud_init_is_enabled(distribution: str, tmp_path: Path) -> None:
+    """Not by every distribution's package; and of the names of all versions, those that there are."""
+    (run,) = [step for step in steps("cloud-init", distribution, tmp_path) if step.tag == "run"]
+    units = tmp_path / "usr" / "lib" / "systemd" / "system"
+    units.mkdir(parents=True)
+    (units / "cloud-final.service").touch()
+    script = f'systemctl() {{ echo "$@"; }}\n{run.text.replace("/usr/lib", str(tmp_path / "usr" / "lib"))}'
+    done = subprocess.run(["sh", "-e", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "enable cloud-final.service\n"
+
+
+def test_opensuses_kernel_makes_an_initramfs() -> None:
+    """Its scripts do so where there is an /etc/fstab."""
+    (made,) = node.resolve(LIBRARY, ["opensuse"], {})
+    titles = [step.title for step in made.steps]
+    assert titles.index("file /etc/fstab") < titles.index("packages install kernel-default-base")
+
+
+@pytest.mark.parametrize("name", ["rocky", "almalinux", "fedora"])
+def test_every_release_that_may_be_chosen_has_its_key(name: str) -> None:
+    (param,) = [param for param in LIBRARY.get(name).params if param.name == "release"]
+    for release in param.choices:
+        (made,) = node.resolve(LIBRARY, [name], {"release": release})
+        assert made.inputs["base"]["inputs"]["keys"]["files"]
+
+
 @pytest.mark.parametrize(
     ("distribution", "package", "service"),
     [
@@ -65,12 +93,12 @@ def test_cloud_init(distribution: str, grow: str, tmp_path: Path) -> None:
         ("ubuntu", "openssh-server", "ssh.service"),
         ("fedora", "openssh-server", "sshd.service"),
         ("arch", "openssh", "sshd.service"),
-        ("alpine", "openssh", "sshd"),
+        ("alpine", "openssh openssh-server-pam", "sshd"),
     ],
 )
 def test_sshd(distribution: str, package: str, service: str, tmp_path: Path) -> None:
     found = steps("sshd", distribution, tmp_path)
-    assert installed(found) == [package]
+    assert installed(found) == package.split()
     assert found[-1].attributes["enable"] == service
 
 

@@ -26,7 +26,7 @@ def test_a_user_gets_a_group_and_a_home(make: Maker, small: Directory) -> None:
     make('<user name="bob" comment="Bob B." shell="/bin/bash"/>').run(small)
     assert added(PASSWD, small.read("/etc/passwd")) == "bob:x:1001:1001:Bob B.:/home/bob:/bin/bash\n"
     assert added(GROUP, small.read("/etc/group")) == "bob:x:1001:\n"
-    assert small.read("/etc/shadow") == b"root:*:1::::::\nbob:!:::::::\n"
+    assert small.read("/etc/shadow") == b"root:*:1::::::\nbob:*:::::::\n"
     assert small.at("/etc/shadow").stat().st_mode & 0o777 == 0o640
     assert small.owners["/home/bob"] == "1001:1001"
     assert small.commands == []
