@@ -1,11 +1,13 @@
 """openSUSE and Arch from the shipped specs, against stand-ins of their mirrors, by their own package managers."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from sfvm.repository import Repository
 from tests.guests.project import Project, project
 from tests.mirrors import alpine, pacman, zypper
 from tests.mirrors.tiny import Signer, serve, signer
@@ -91,10 +93,10 @@ def test_alpine_as_far_as_it_goes_without_its_packages(home: Project, tmp_path: 
     assert home.cat("alpine", "/boot/initramfs-virt").endswith("/etc/filesystems\n")
 
 
-def refused(home: Project, mirrors: Mirrors, base: str) -> str:
-    """The error of a node that begins with *base*, which stands in line 5 of its spec."""
+def write(home: Project, name: str, base: str) -> None:
+    """A spec that begins with *base*, in its line 5."""
     lines = [
-        '<filesystem xmlns="urn:sfvm:1" name="refused">',
+        f'<filesystem xmlns="urn:sfvm:1" name="{name}">',
         '<param name="mirror"/>',
         '<disk size="1G" format="ext4"/>',
         "<base>",
@@ -102,7 +104,12 @@ def refused(home: Project, mirrors: Mirrors, base: str) -> str:
         "</base>",
         "</filesystem>",
     ]
-    (home.specs / "refused.xml").write_text("\n".join(lines), encoding="utf-8")
+    (home.specs / f"{name}.xml").write_text("\n".join(lines), encoding="utf-8")
+
+
+def refused(home: Project, mirrors: Mirrors, base: str) -> str:
+    """The error of a node that begins with *base*."""
+    write(home, "refused", base)
     done = home.sfvm("build", "refused", "--param", f"mirror={mirrors.url}", status=1, timeout=600)
     assert "refused.xml:5:1: node refused: base failed" in done.stderr
     return done.stderr
@@ -117,6 +124,32 @@ def suse(key: Signer, include: str) -> str:
     trust = f'key-url="${{mirror}}/{key.fingerprint}.asc" fingerprint="{key.fingerprint}"'
     where = f'url="${{mirror}}/suse" repositories="oss={zypper.OSS}"'
     return f'<zypper distribution="opensuse" release="16.0" {where} {trust} include="{include}"/>'
+
+
+def red_hat(key: Signer, include: str) -> str:
+    trust = f'key-url="${{mirror}}/{key.fingerprint}.asc" fingerprint="{key.fingerprint}"'
+    where = f'url="${{mirror}}/suse" repositories="oss={zypper.OSS}"'
+    return f'<dnf distribution="centos" release="9" {where} {trust} include="{include}"/>'
+
+
+@pytest.mark.parametrize("base", [arch, suse, red_hat])
+def test_what_is_locked_is_built_again_without_the_mirror(
+    home: Project, mirrors: Mirrors, base: Callable[[Signer, str], str], tmp_path: Path
+) -> None:
+    """With one format of locks for all package managers: keys, indexes, their signatures and packages are in it."""
+    name = f"locked-{base.__name__}".replace("_", "-")
+    write(home, name, base(mirrors.key, "hello"))
+    given = ("--param", f"mirror={mirrors.url}")
+    home.sfvm("lock", name, *given, timeout=600)
+    shutil.copytree(home.home / "repository" / "downloads", tmp_path / "downloads")
+    words = ("--locked", "--offline", "--repository", str(tmp_path))
+    home.sfvm("build", name, *given, *words, timeout=600)
+    first, second = (
+        {(one.url, one.sha256, one.cached) for one in found.manifest(found.names()[name]).fetched}
+        for found in (home.repository, Repository(tmp_path))
+    )
+    assert {url for url, *_ in first if "/hello-1.0-1" in url and url.endswith((".rpm", ".zst"))}
+    assert second == {(url, sha256, True) for url, sha256, _ in first}
 
 
 def test_what_others_have_signed_is_refused(home: Project, mirrors: Mirrors) -> None:
