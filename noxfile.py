@@ -70,7 +70,8 @@ def unprivileged(session: nox.Session) -> None:
 def e2e(session: nox.Session) -> None:
     """A real Debian: built, bundled, booted under BIOS and UEFI."""
     peers(session)
-    session.run("pytest", "-m", "e2e", "-s", *session.posargs)
+    # As they are named: two long ones, each with what is its own, and then the rest.
+    session.run("pytest", "-m", "e2e", "-v", *SIDE_BY_SIDE, "--no-loadscope-reorder", *session.posargs)
 
 
 @nox.session

@@ -1,13 +1,15 @@
-"""One build of a Debian for all modules; its repository is thrown away."""
+"""One build of a Debian for all modules, in whichever process they run; its repository is thrown away."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from tests.guests.project import Project, Running
+from tests.guests.project import Project
 from tests.guests.project import project as project_of
 
 SPECS = Path(__file__).parent / "specs"
@@ -17,19 +19,23 @@ BOOT_SECONDS = 900.0
 
 
 @pytest.fixture(scope="session")
-def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """Our Debian, and ``marked``, a node on it, with its qcow2 in ``out``."""
-    with project_of(tmp_path_factory.mktemp("debian")) as made:
-        out = str(made.home / "out")
-        made.sfvm("build", "marked", "--specs", str(SPECS), "--bundle", "qcow2", "--output", out, timeout=BUILD_SECONDS)
-        yield made
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with our Debian, and ``marked``, a node on it. Whoever comes first builds it; the others wait."""
+    base = tmp_path_factory.getbasetemp()
+    home = (
+        base.parent if base.name.startswith("popen-") else base
+    ) / "debian"  # pytest-xdist's processes have their own
+    with FileLock(f"{home}.lock"):
+        if not (home / "built").exists():
+            shutil.rmtree(home, ignore_errors=True)  # somebody else has failed
+            with project_of(home) as made:
+                made.sfvm("build", "marked", "--specs", str(SPECS), timeout=BUILD_SECONDS)
+            (home / "built").touch()
+    return home / "repository"
 
 
 @pytest.fixture(scope="session")
-def live_node(debian: Project) -> Iterator[Running]:
-    """The build of ``debian-live``, begun: five minutes for one CPU, while machines boot on the other."""
-    running = debian.start("build", "debian-live", "--param", "vagrant=yes", "--quiet")
-    yield running
-    if running.process.poll() is None:
-        running.interrupt()
-        running.end(BOOT_SECONDS)
+def debian(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """This process's own copy."""
+    with project_of(tmp_path_factory.mktemp("debian"), built) as made:
+        yield made

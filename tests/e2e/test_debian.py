@@ -13,7 +13,7 @@ from sfvm.bundle.format import Formats
 from tests.e2e.conftest import BOOT_SECONDS, BUILD_SECONDS, SPECS
 from tests.guests.project import Project
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("live_node")]
+pytestmark = pytest.mark.e2e
 MARK = "mark: derived-node-was-here"
 LACKS = {
     "ami-instance-store": "--set user=",
@@ -30,6 +30,7 @@ LACKS = {
 
 @pytest.fixture(scope="module")
 def disk(debian: Project) -> Path:
+    debian.sfvm("bundle", "marked", "qcow2", "--output", str(debian.home / "out"), timeout=BUILD_SECONDS)
     return debian.home / "out" / "marked-qcow2" / "marked.qcow2"
 
 
