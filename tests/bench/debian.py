@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,30 +18,49 @@ from tests.bench.measure import Bench, Result, command, sfvm, timed
 
 
 def debian(bench: Bench) -> list[Result]:
-    """Into an empty repository, again with what that has downloaded, and the same packages by mmdebstrap natively
-    (which needs root)."""
+    """Into an empty repository, again with what that has downloaded, once more elsewhere from its lock and without any
+    network, and the same packages by mmdebstrap natively (which needs root)."""
     theirs = _native(bench.home / "native")
     repository, texts, _ = ground(replace(bench, debian=None))
     specs = bench.specs(**texts)
     sfvm("build", "busybox", repository=bench.repository)  # untimed: now the helper VM is warm
     bench.traces.mkdir(exist_ok=True)
 
-    def build(name: str, what: str, target: float) -> Result:
-        words = ("build", "debian", "--specs", str(specs), "--param", f"bench={name}")
-        run = sfvm(*words, "--profile", str(bench.traces / f"{name}.json"), repository=repository)
-        note = f"memory of sfvm {run.peak:.0f} MiB"
+    def build(name: str, what: str, target: float | None, *more: str, home: Path = repository) -> Result:
+        trace = bench.traces / f"{name}.json"
+        words = ("build", "debian", "--specs", str(specs), "--profile", str(trace), *more)
+        run = sfvm(*words, repository=home)
+        note = f"memory of sfvm {run.peak:.0f} MiB; {_phases(trace)}"
         title = f"Debian with kernel, {what} / mmdebstrap"
         return Result(title, run.seconds, theirs, target if theirs else None, note=note)
 
-    return [build("cold", "nothing downloaded", 5), build("warm", "all downloaded before", 4), _fetched(repository)]
+    rows = [build("cold", "nothing downloaded", 5, "--param", "bench=cold")]
+    given = ("--param", "bench=warm")
+    rows += [build("warm", "all downloaded before", 4, *given), _fetched("all downloaded before", repository)]
+    sfvm("lock", "debian", "--specs", str(specs), *given, "--output", str(specs), repository=repository)
+    elsewhere = bench.home / "elsewhere"
+    shutil.copytree(repository / "downloads", elsewhere / "downloads", copy_function=os.link)
+    locked = ("--locked", "--locks", str(specs), "--offline", *given)
+    rows += [build("locked", "from its lock", None, *locked, home=elsewhere), _fetched("from its lock", elsewhere)]
+    return rows
 
 
-def _fetched(repository: Path) -> Result:
-    """What the last build had over the network: indexes are asked for again, and nothing of them comes twice."""
+def _phases(trace: Path, most: int = 6) -> str:
+    """The longest phases of a profile, and their seconds."""
+    spent = json.loads(trace.read_text(encoding="utf-8"))["otherData"]["phases"]
+    longest = sorted(spent.items(), key=lambda phase: -phase[1])[:most]
+    return ", ".join(f"{name} {seconds:.0f} s" for name, seconds in longest)
+
+
+def _fetched(what: str, repository: Path) -> Result:
+    """What the last build had over the network. An index is asked for again; it comes again where the server does not
+    tell when it was changed."""
     known = Repository(repository)
     fetched = known.manifest(known.names()["debian"]).fetched
-    new = sum(one.size for one in fetched if not one.cached)
-    return Result("Debian, all downloaded before: fetched", new, None, 0, "B", note=f"{len(fetched)} from the cache")
+    new = [one for one in fetched if not one.cached]
+    names = ", ".join(one.url.rpartition("/dists/")[2] for one in new)
+    note = f"{len(fetched) - len(new)} from the cache; fetched: {names or 'nothing'}"
+    return Result(f"Debian, {what}: fetched", sum(one.size for one in new), None, 0, "B", note=note)
 
 
 def ground(bench: Bench) -> tuple[Path, dict[str, str], tuple[str, ...]]:
