@@ -57,8 +57,8 @@ class Section:
 
     @property
     def digest(self) -> str:
-        """Tells this choice of contents from any other; empty when there is none."""
-        return digest(["lock", sorted(self.mapping.items())]) if self.contents else ""
+        """Tells this choice of contents from any other, as that of none at all."""
+        return digest(["lock", sorted(self.mapping.items())])
 
 
 @dataclass(frozen=True)
