@@ -57,6 +57,7 @@ def spread(chain: Sequence[Manifest], told: Sequence[Waiting]) -> Mapping[str, t
             if newer is not None and newer.before == version:
                 waits[name] = newer
             elif last.get(name, version) != version:
-                waits[name] = Waiting(name, version, newer.after if newer else last[name])
+                after, security = (newer.after, newer.security) if newer else (last[name], False)
+                waits[name] = Waiting(name, version, after, security)
         found[manifest.key] = tuple(waits.values())
     return found

@@ -29,7 +29,7 @@ def test_a_look_into_the_last_ones_is_enough() -> None:
 def test_newer_than_an_ancestor_is_what_the_last_one_has_or_waits_for() -> None:
     told = [Waiting("a", "1", "3", True), Waiting("b", "2", "3", True), Waiting("e", "1", "2"), Waiting("x", "1", "2")]
     assert spread([ROOT, LEAF], told) == {
-        "root": (Waiting("a", "1", "3", True), Waiting("b", "1", "3"), Waiting("c", "1", "2")),
+        "root": (Waiting("a", "1", "3", True), Waiting("b", "1", "3", True), Waiting("c", "1", "2")),
         "leaf": (Waiting("a", "1", "3", True), Waiting("b", "2", "3", True), Waiting("e", "1", "2")),
     }
     assert spread([ROOT, ROOT], []) == {"root": ()}
