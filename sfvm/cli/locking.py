@@ -181,7 +181,7 @@ def update(
     from sfvm.cli.progress import started
     from sfvm.lock.changes import changes
     from sfvm.lock.files import read, write
-    from sfvm.lock.model import make
+    from sfvm.lock.model import TwoContents, make
     from sfvm.lock.trial import prepare
 
     begun = started()
@@ -192,7 +192,12 @@ def update(
     plain = tree.resolve(library, [node], arguments)
     trial = prepare(library, plain, arguments, before, pins(options), repository, accepted=writing)
     _build(options, trial.nodes, [node], arguments, allow_hosts, begun, log=log, events=events, profile=profile)
-    after = make(plain, {one.name: repository.manifest(one.key) for one in trial.nodes})
+    try:
+        after = make(plain, {one.name: repository.manifest(one.key) for one in trial.nodes})
+    except TwoContents as error:
+        trial.forget(repository)  # built already, it would be taken again, for ever
+        error.hint = f"sfvm update {node}, again: there is a new trial"
+        raise
     if writing:
         trial.accept(repository)
         write(after, path)

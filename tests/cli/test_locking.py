@@ -9,7 +9,7 @@ import pytest
 from sfvm import tree
 from sfvm.downloads.fetched import Fetched
 from sfvm.lock import files
-from sfvm.repository import Repository
+from sfvm.repository import Repository, stamps
 from sfvm.repository.kept import Kept
 from sfvm.repository.stamps import Stamps
 
@@ -145,6 +145,30 @@ def test_a_lock_says_nothing_of_refreshes(world, repository):
     assert actions(world, "--locked") == {"leaf": "hit"}
     world.run("refresh", "web", "--undo")
     assert actions(world, "--locked") == {"root": "hit", "web": "build", "leaf": "build"}
+
+
+def tried(world, repository, fetched):
+    """The stamp of a finished trial of ``leaf``, for which this was *fetched*; ``leaf`` is locked, and as it was."""
+    world.put("leaf", FETCHED)
+    assert world.run("lock", "leaf").returncode == 0
+    names = repository.names()
+    stamp = stamps.now()
+    Stamps(repository.root, "proposed").set("web", stamp)
+    world.put("leaf", fetched, {"web": tree.Pin(refreshed=stamp)})
+    for name, key in names.items():
+        repository.point(name, key)
+    return stamp
+
+
+def test_a_trial_that_cannot_be_locked_is_given_up(world, repository):
+    """It is built already: to take it again would not help."""
+    tried(world, repository, {"web": got("InRelease") + got("InRelease", number=2)})
+    done = world.run("update", "leaf", "--write")
+    assert done.returncode == 1
+    assert "node web: what was fetched for it cannot be locked" in done.stderr
+    assert "try: sfvm update leaf, again" in done.stderr
+    assert Stamps(repository.root, "proposed").all() == {}
+    assert Stamps(repository.root).all() == {}
 
 
 def test_nothing_to_update(world):
