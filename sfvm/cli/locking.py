@@ -198,11 +198,11 @@ def update(
         trial.forget(repository)  # built already, it would be taken again, for ever
         error.hint = f"sfvm update {node}, again: there is a new trial"
         raise
-    if writing:
-        trial.accept(repository)
+    found = changes(before, after)
+    if writing:  # first the lock: until the end, the same command goes on with the same trial
         write(after, path)
         _keep(repository.root, node, after)
-    found = changes(before, after)
+        trial.accept(repository)
     if as_json:
         write_json([asdict(change) for change in found])
         return

@@ -27,7 +27,7 @@ class Trial:
     nodes: tuple[Node, ...]
 
     def accept(self, repository: Repository) -> None:
-        """From now on it is what the names stand for.
+        """From now on it is what the names stand for. Interrupted, it can be done again: the proposal goes last.
 
         :raises RepositoryError: it cannot be written
         """

@@ -8,6 +8,7 @@ import pytest
 
 from sfvm import tree
 from sfvm.downloads.fetched import Fetched
+from sfvm.errors import RepositoryError
 from sfvm.lock import files
 from sfvm.repository import Repository, stamps
 from sfvm.repository.kept import Kept
@@ -169,6 +170,32 @@ def test_a_trial_that_cannot_be_locked_is_given_up(world, repository):
     assert "try: sfvm update leaf, again" in done.stderr
     assert Stamps(repository.root, "proposed").all() == {}
     assert Stamps(repository.root).all() == {}
+
+
+def test_the_lock_is_written_before_the_trial_counts(world, repository, monkeypatch):
+    fresh = {"web": got("InRelease", "a_2_all.deb", number=7)}
+    stamp = tried(world, repository, fresh)
+    names, locked = repository.names(), (world.specs / "leaf.lock.xml").read_bytes()
+
+    def full(*_):
+        raise RepositoryError("the lock cannot be written")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "write", full)
+        assert isinstance(world.invoke("update", "leaf", "--write").exception, RepositoryError)
+    assert (repository.names(), Stamps(repository.root).all()) == (names, {})
+    assert Kept(repository.root).all() == files.read(world.specs / "leaf.lock.xml", "leaf").digests
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Repository, "point", full)
+        assert isinstance(world.invoke("update", "leaf", "--write").exception, RepositoryError)
+    assert (world.specs / "leaf.lock.xml").read_bytes() != locked
+    done = world.run("update", "leaf", "--write")
+    assert (done.returncode, done.stdout) == (0, ""), "the same trial goes on"
+    assert Stamps(repository.root).all() == {"web": stamp}
+    assert Stamps(repository.root, "proposed").all() == {}
+    assert repository.names()["leaf"] != names["leaf"]
+    assert actions(world, "--locked") == actions(world) == {"leaf": "hit"}
 
 
 def test_nothing_to_update(world):
