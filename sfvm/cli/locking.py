@@ -59,14 +59,14 @@ def wanted(
     if keep:
         repository.make()
         for name, lock in found.items():
-            _keep(repository.root, name, lock)
+            _keep(repository.root, name, _path(library, name, locks), lock)
     return nodes
 
 
-def _keep(root: Path, name: str, lock: Lock) -> None:
+def _keep(root: Path, name: str, path: Path, lock: Lock) -> None:
     from sfvm.repository.kept import Kept
 
-    Kept(root).set(name, lock.digests)
+    Kept(root).set(name, path, lock.digests)
 
 
 def _path(library: Library, name: str, directory: Path | None) -> Path:
@@ -127,7 +127,7 @@ def lock(
         made = make(chain, {node.name: repository.manifest(found[node.name].key) for node in chain})
         path = _path(library, name, output)
         write(made, path)
-        _keep(repository.root, name, made)
+        _keep(repository.root, name, path, made)
         if not options.quiet:
             packages = sum(len(section.packages) for section in made.sections)
             files = sum(len(section.files) for section in made.sections)
@@ -201,7 +201,7 @@ def update(
     found = changes(before, after)
     if writing:  # first the lock: until the end, the same command goes on with the same trial
         write(after, path)
-        _keep(repository.root, node, after)
+        _keep(repository.root, node, path, after)
         trial.accept(repository)
     if as_json:
         write_json([asdict(change) for change in found])

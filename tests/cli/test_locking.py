@@ -53,6 +53,18 @@ def test_a_lock_of_what_is_built(world, repository):
     assert "lock" not in " ".join(states(world)), "a lock file is no spec"
 
 
+def test_all_locks_of_a_name_keep_what_they_name(world, repository):
+    """One for each of two specs that differ, written elsewhere."""
+    world.put("leaf", FETCHED)
+    world.run("lock", "leaf", "-o", "before")
+    world.write("leaf", (world.specs / "leaf.xml").read_text().replace("/srv", "/opt"))
+    world.put("leaf", {"leaf": got("c_1_all.deb", number=9)})
+    world.run("lock", "leaf", "-o", "now")
+    locks = [files.read(world.home / where / "leaf.lock.xml", "leaf").digests for where in ("before", "now")]
+    assert locks[0] != locks[1]
+    assert Kept(repository.root).all() == locks[0] | locks[1]
+
+
 def test_what_was_locked_is_not_built_again(world, repository):
     world.put("leaf", FETCHED)
     world.run("lock", "leaf")
