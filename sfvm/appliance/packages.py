@@ -11,6 +11,8 @@ DPKG = "/var/lib/dpkg/status"
 APK = "/lib/apk/db/installed"
 PACMAN = "/var/lib/pacman/local"
 RPM = ("/var/lib/rpm", "/usr/lib/sysimage/rpm")
+KEY = "gpg-pubkey"
+"""What rpm calls a key that it trusts (rpmkeys(8)). It lists them with the packages, which they are not."""
 
 
 def installed(guest: Guest) -> tuple[Package, ...]:
@@ -42,6 +44,14 @@ def apk(database: str) -> Iterator[Package]:
             yield Package(fields["P"], fields["V"], fields.get("A", ""))
 
 
+def listed(output: str) -> Iterator[Package]:
+    """The packages in what rpm or pacman was asked to print: lines ``NAME<tab>VERSION<tab>ARCHITECTURE``."""
+    for line in filter(None, output.splitlines()):
+        package = Package(*line.split("\t"))
+        if package.name != KEY:
+            yield package
+
+
 def _text(guest: Guest, path: str) -> str:
     buffer = io.BytesIO()
     guest.download(path, buffer)
@@ -50,7 +60,7 @@ def _text(guest: Guest, path: str) -> str:
 
 def _query(guest: Guest, script: str) -> tuple[Package, ...]:
     try:
-        lines = guest.capture(Command(script, network=False)).splitlines()
+        output = guest.capture(Command(script, network=False))
     except CommandFailed:
         return ()  # a broken database is the guest's own affair; the build does not depend on it
-    return tuple(sorted(Package(*line.split("\t")) for line in lines if line))
+    return tuple(sorted(listed(output)))

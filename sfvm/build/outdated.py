@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from sfvm import managers
 from sfvm.build.visit import opened
@@ -46,17 +46,26 @@ def tops(manifests: Iterable[Manifest]) -> tuple[Manifest, ...]:
 
 def spread(chain: Sequence[Manifest], told: Sequence[Waiting]) -> Mapping[str, tuple[Waiting, ...]]:
     """For each key of *chain*, root first, what waits there, when the last one was *told* this: what is newer than its
-    own packages. Where a descendant has another version of a package than an ancestor, it is the newer one."""
+    own packages. Where a descendant has a version of a package that an ancestor has not, it is the newer one; both may
+    have several, of kernels for example."""
     newest = {waiting.name: waiting for waiting in told}
-    last = {name: version for name, version, _ in chain[-1].packages}
+    last = _versions(chain[-1])
     found: dict[str, tuple[Waiting, ...]] = {}
     for manifest in chain:
-        waits: dict[str, Waiting] = {}
-        for name, version, _ in manifest.packages:
-            newer = newest.get(name)
-            if newer is not None and newer.before == version:
-                waits[name] = newer
-            elif last.get(name, version) != version:
-                waits[name] = Waiting(name, version, newer.after if newer else last[name])
-        found[manifest.key] = tuple(waits.values())
+        waits: list[Waiting] = []
+        for name, versions in _versions(manifest).items():
+            newer, added = newest.get(name), last.get(name, versions) - versions
+            if newer is not None and newer.before in versions:
+                waits.append(newer)
+            elif added:
+                after, security = (newer.after, newer.security) if newer else (max(added), False)
+                waits.append(Waiting(name, max(versions), after, security))
+        found[manifest.key] = tuple(waits)
+    return found
+
+
+def _versions(manifest: Manifest) -> Mapping[str, Set[str]]:
+    found: dict[str, set[str]] = {}
+    for name, version, _ in manifest.packages:
+        found.setdefault(name, set()).add(version)
     return found

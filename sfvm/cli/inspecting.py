@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from sfvm.cli.options import (
     pass_options,
     resolve,
 )
-from sfvm.cli.output import columns, duration, plural, size, style, write_json
+from sfvm.cli.output import columns, duration, plural, say, size, style, write_json
 from sfvm.errors import SfvmError, UsageError, suggestion
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @network_options
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @pass_options
-def tree(options: Options, nodes: tuple[str, ...], outdated: bool, allow_hosts: tuple[str, ...], as_json: bool) -> None:
+def tree(options: Options, nodes: tuple[str, ...], outdated: bool, allow_hosts: tuple[str, ...], as_json: bool) -> int:
     """Show what is built, stale and missing.
 
     Without NODE: every spec there is. A stale node was built from inputs that have changed since; `sfvm why NODE`
@@ -42,7 +42,7 @@ def tree(options: Options, nodes: tuple[str, ...], outdated: bool, allow_hosts: 
 
     With --outdated a helper VM looks into a throw-away copy of each built node that has no built child, with fresh
     indexes of its repositories, and counts the newer packages and, where the repository tells (apt, dnf), security
-    fixes. `sfvm refresh NODE` lets a node be built anew.
+    fixes. `sfvm refresh NODE` lets a node be built anew. The exit status is 1 when a node could not be asked.
 
     \b
     Examples:
@@ -52,18 +52,27 @@ def tree(options: Options, nodes: tuple[str, ...], outdated: bool, allow_hosts: 
       sfvm tree --json | jq '.[] | select(.state == "stale") | .name'
     """
     from sfvm.cli import survey
-    from sfvm.cli.treelines import branches
 
     found = survey.survey(options, nodes)
+    failed: Sequence[SfvmError] = ()
     if outdated:
         from sfvm.cli.progress import Plain
 
         listener = Plain(sys.stderr, verbose=options.verbose, only_notices=not options.verbose)
-        found = survey.outdated(options.settings(allow_hosts=allow_hosts), found, listener)
+        found, failed = survey.outdated(options.settings(allow_hosts=allow_hosts), found, listener)
     entries = {entry.name: entry for entry in found}
     if as_json:
         write_json([entry.to_json() for entry in entries.values()])
-        return
+    else:
+        _show(entries, outdated)
+    for error in failed:
+        say(error)
+    return 1 if failed else 0
+
+
+def _show(entries: Mapping[str, Entry], outdated: bool) -> None:
+    from sfvm.cli.treelines import branches
+
     if not entries:
         click.echo("no specs; see `sfvm build --help`", err=True)
     looks = {"built": "green", "stale": "yellow", "missing": None, "invalid": "red", "unspecified": "magenta"}

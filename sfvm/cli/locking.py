@@ -59,14 +59,14 @@ def wanted(
     if keep:
         repository.make()
         for name, lock in found.items():
-            _keep(repository.root, name, lock)
+            _keep(repository.root, name, _path(library, name, locks), lock)
     return nodes
 
 
-def _keep(root: Path, name: str, lock: Lock) -> None:
+def _keep(root: Path, name: str, path: Path, lock: Lock) -> None:
     from sfvm.repository.kept import Kept
 
-    Kept(root).set(name, lock.digests)
+    Kept(root).set(name, path, lock.digests)
 
 
 def _path(library: Library, name: str, directory: Path | None) -> Path:
@@ -127,7 +127,7 @@ def lock(
         made = make(chain, {node.name: repository.manifest(found[node.name].key) for node in chain})
         path = _path(library, name, output)
         write(made, path)
-        _keep(repository.root, name, made)
+        _keep(repository.root, name, path, made)
         if not options.quiet:
             packages = sum(len(section.packages) for section in made.sections)
             files = sum(len(section.files) for section in made.sections)
@@ -181,7 +181,7 @@ def update(
     from sfvm.cli.progress import started
     from sfvm.lock.changes import changes
     from sfvm.lock.files import read, write
-    from sfvm.lock.model import make
+    from sfvm.lock.model import TwoContents, make
     from sfvm.lock.trial import prepare
 
     begun = started()
@@ -192,12 +192,17 @@ def update(
     plain = tree.resolve(library, [node], arguments)
     trial = prepare(library, plain, arguments, before, pins(options), repository, accepted=writing)
     _build(options, trial.nodes, [node], arguments, allow_hosts, begun, log=log, events=events, profile=profile)
-    after = make(plain, {one.name: repository.manifest(one.key) for one in trial.nodes})
-    if writing:
-        trial.accept(repository)
-        write(after, path)
-        _keep(repository.root, node, after)
+    try:
+        after = make(plain, {one.name: repository.manifest(one.key) for one in trial.nodes})
+    except TwoContents as error:
+        trial.forget(repository)  # built already, it would be taken again, for ever
+        error.hint = f"sfvm update {node}, again: there is a new trial"
+        raise
     found = changes(before, after)
+    if writing:  # first the lock: until the end, the same command goes on with the same trial
+        write(after, path)
+        _keep(repository.root, node, path, after)
+        trial.accept(repository)
     if as_json:
         write_json([asdict(change) for change in found])
         return

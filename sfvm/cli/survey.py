@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sfvm.cli.options import Options, pins, require
-from sfvm.errors import SfvmError
+from sfvm.errors import Interrupted, SfvmError
 from sfvm.tree.node import canonical
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Entry:
     """A node. *state*: ``built``, ``stale`` (built from other inputs), ``missing``, ``invalid`` (its spec; *note*
     says why) or ``unspecified`` (in the repository, without a spec). *size* is its overlay's bytes. *waiting* are the
-    newer packages of what its name stands for, ``name``, ``before``, ``after``, ``security`` each (None: not asked)."""
+    newer packages of what its name stands for, ``name``, ``before``, ``after``, ``security`` each (None: not asked, or
+    in vain; *note* says why)."""
 
     name: str
     parent: str | None
@@ -77,11 +78,14 @@ def survey(options: Options, names: Sequence[str] = ()) -> list[Entry]:
     return entries
 
 
-def outdated(settings: Settings, entries: Sequence[Entry], listener: Listener) -> list[Entry]:
+def outdated(
+    settings: Settings, entries: Sequence[Entry], listener: Listener
+) -> tuple[list[Entry], tuple[SfvmError, ...]]:
     """*entries* with what is newer than the packages of those that are in the repository: one appliance is started for
-    each that is no ancestor of another.
+    each that is no ancestor of another. Where one cannot be asked, the entries of which no other tells have a note,
+    and the reasons are returned, too.
 
-    :raises SfvmError: a package manager cannot say, or an appliance cannot be started
+    :raises SfvmError: the repository cannot be read
     """
     from sfvm.build import outdated as looks
     from sfvm.repository import Repository
@@ -89,16 +93,31 @@ def outdated(settings: Settings, entries: Sequence[Entry], listener: Listener) -
     repository = Repository(settings.repository)
     keys = {entry.name: key for entry in entries if (key := repository.current(entry.name)) and repository.built(key)}
     manifests = {key: repository.manifest(key) for key in keys.values()}
-    found: dict[str, dict[str, Waiting]] = {key: {} for key in manifests}
+    found: dict[str, dict[str, Waiting]] = {}
+    failed: dict[str, SfvmError] = {}
     for top in looks.tops(manifests.values()):
-        told = looks.look(top, repository, settings, listener)
-        for key, waiting in looks.spread(_chain(top, repository), told).items():
-            if key in found:
-                found[key].update({one.name: one for one in waiting})
-    return [
-        replace(entry, waiting=tuple(found[keys[entry.name]].values())) if entry.name in keys else entry
-        for entry in entries
-    ]
+        chain = _chain(top, repository)
+        try:
+            told = looks.look(top, repository, settings, listener)
+        except Interrupted:
+            raise
+        except SfvmError as error:
+            error.node = error.node or top.name
+            failed.update(dict.fromkeys((manifest.key for manifest in chain), error))
+            continue
+        for key, waiting in looks.spread(chain, told).items():
+            found.setdefault(key, {}).update({one.name: one for one in waiting})
+
+    def asked(entry: Entry) -> Entry:
+        key = keys.get(entry.name)
+        if key is None:
+            return entry
+        if key in failed and key not in found:
+            why = f"cannot be asked: node {failed[key].node}: {failed[key].what}"
+            return replace(entry, note="; ".join(filter(None, (entry.note, why))))
+        return replace(entry, waiting=tuple(found.get(key, {}).values()))
+
+    return [asked(entry) for entry in entries], tuple(dict.fromkeys(failed.values()))
 
 
 def _chain(manifest: Manifest, repository: Repository) -> list[Manifest]:

@@ -219,7 +219,7 @@ class Handler(BaseHTTPRequestHandler):
                 if policy.locked is not None and head.status != 200:
                     raise Refused(
                         f"the lock has it, the download cache does not, and the server says {head.status} "
-                        f"{head.reason}: another mirror may have it, or make a new lock (sfvm update)"
+                        f"{head.reason}: make a new lock (sfvm update)"
                     )
                 if head.status != 304:
                     self._follow(target, reader, begun)

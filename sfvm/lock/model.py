@@ -15,6 +15,7 @@ from sfvm.tree.node import digest
 
 URL = re.compile(r"(https?|sftp|docker)://[!-~]{1,4096}")
 """What a lock may name: printable ASCII without blanks."""
+UNLOCKABLE = "what was fetched for it cannot be locked"
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Section:
 
     @property
     def digest(self) -> str:
-        """Tells this choice of contents from any other; empty when there is none."""
-        return digest(["lock", sorted(self.mapping.items())]) if self.contents else ""
+        """Tells this choice of contents from any other, as that of none at all."""
+        return digest(["lock", sorted(self.mapping.items())])
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,10 @@ class Lock:
     def digests(self) -> frozenset[str]:
         """The SHA-256 of everything it names."""
         return frozenset(content.sha256 for section in self.sections for content in section.contents)
+
+
+class TwoContents(SfvmError):
+    """A URL had two contents while a node was built. Of another build a lock may be made."""
 
 
 def make(nodes: Sequence[Node], manifests: Mapping[str, Manifest]) -> Lock:
@@ -109,22 +114,21 @@ def contents(manifest: Manifest) -> tuple[Content, ...]:
             raise _unlockable(manifest, f"{fetched.url!r} is no plain URL")
         before = found.get(fetched.url)
         if before is not None and before.sha256 != fetched.sha256:
-            raise _unlockable(manifest, f"{fetched.url} had two contents while it was built", again=True)
+            raise TwoContents(
+                UNLOCKABLE,
+                node=manifest.name,
+                why=f"{fetched.url} had two contents while it was built",
+                hint=f"sfvm refresh {manifest.name}, and again: it is built anew",
+            )
         package = package_of(fetched.url)
         package = package and complete(package, installed.get(package.name, ()))
         found[fetched.url] = Content(fetched.url, fetched.sha256, fetched.size, package)
     return tuple(found.values())
 
 
-def _unlockable(manifest: Manifest, why: str, *, again: bool = False) -> SfvmError:
-    return SfvmError(
-        "what was fetched for it cannot be locked",
-        node=manifest.name,
-        why=why,
-        hint=f"sfvm refresh {manifest.name}, and again: it is built anew"
-        if again
-        else "fetch it by http, where the proxy sees it, or with <download> and its sha256",
-    )
+def _unlockable(manifest: Manifest, why: str) -> SfvmError:
+    hint = "fetch it by http, where the proxy sees it, or with <download> and its sha256"
+    return SfvmError(UNLOCKABLE, node=manifest.name, why=why, hint=hint)
 
 
 def merged(sections: Iterable[Section]) -> Mapping[str, str]:

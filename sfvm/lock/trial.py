@@ -14,8 +14,8 @@ from sfvm.repository.stamps import Stamps, now
 from sfvm.spec.library import Library
 from sfvm.tree import Node, Pin
 
-RESUMED = timedelta(days=1)
-"""So old may a trial be that was interrupted and goes on."""
+RESUMED = timedelta(hours=1)
+"""So old may a trial be that was interrupted and goes on: what it has fetched should be what there still is."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,20 @@ class Trial:
     nodes: tuple[Node, ...]
 
     def accept(self, repository: Repository) -> None:
-        """From now on it is what the names stand for.
+        """From now on it is what the names stand for. Interrupted, it can be done again: the proposal goes last.
 
         :raises RepositoryError: it cannot be written
         """
         Stamps(repository.root).set(self.first, self.stamp)
         for node in self.nodes:
             repository.point(node.name, node.key)
+        self.forget(repository)
+
+    def forget(self, repository: Repository) -> None:
+        """It is not to be gone on with, nor to be accepted: the next one begins anew.
+
+        :raises RepositoryError: it cannot be written
+        """
         Stamps(repository.root, "proposed").set(self.first, None)
 
 

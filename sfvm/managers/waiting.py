@@ -54,20 +54,16 @@ def _apt(output: str) -> Iterator[Waiting]:
 
 def _dnf(output: str) -> Iterator[Waiting]:
     """Lines ``- NAME ARCHITECTURE VERSION`` of what is installed and ``+ …`` of what is newer; then those of
-    ``updateinfo``, whose last word is NAME-VERSION-RELEASE.ARCHITECTURE of a fix."""
+    ``updateinfo``, where the word NAME-VERSION-RELEASE.ARCHITECTURE is a fix: the last one of dnf 4, the one before the
+    date of dnf 5 (dnf5-advisory(8)). It fixes the newest version, too, whatever that one is for."""
     packages, _, fixes = output.partition(MARK)
-    fixed = {_plain(line.split()[-1]) for line in fixes.splitlines() if line.strip()}
-    lines = [words for line in packages.splitlines() if len(words := line.split()) == 4]
+    words = (word.rpartition(".") for word in fixes.split())
+    fixed = {(package.rsplit("-", 2)[0], architecture) for package, _, architecture in words}
+    lines = [found for line in packages.splitlines() if len(found := line.split()) == 4]
     installed = {(name, architecture): version for sign, name, architecture, version in lines if sign == "-"}
     for sign, name, architecture, version in lines:
         if sign == "+" and (name, architecture) in installed:
-            security = f"{name}-{_plain(version)}.{architecture}" in fixed
-            yield Waiting(name, installed[name, architecture], version, security)
-
-
-def _plain(version: str) -> str:
-    """Without the epoch, at its beginning or after a name."""
-    return re.sub(r"(^|-)[0-9]+:", r"\1", version)
+            yield Waiting(name, installed[name, architecture], version, (name, architecture) in fixed)
 
 
 def _zypper(output: str) -> Iterator[Waiting]:
@@ -93,7 +89,8 @@ def _pacman(output: str) -> Iterator[Waiting]:
 _LOOKS: Mapping[str, _Look] = {
     "apt": _Look(f"{apt.COMMAND} -s dist-upgrade", _apt),
     "dnf": _Look(
-        'query() { dnf -q repoquery --latest-limit=1 --qf "$1 %{name} %{arch} %{evr}\\n" "$2"; }\n'
+        # dnf 4 ends each line once more; the empty ones say nothing.
+        'query() { dnf -q repoquery --latest-limit=1 --queryformat="$1 %{name} %{arch} %{evr}\\n" "$2"; }\n'
         f"query - --installed; query + --upgrades; echo '{MARK}'; dnf -q updateinfo list --updates --security",
         _dnf,
     ),

@@ -1,7 +1,10 @@
-"""Which downloads gc keeps, however long nobody uses them: those of locks, one file for each locked node's name."""
+"""Which downloads gc keeps, however long nobody uses them: those of locks, until their node's name is forgotten."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,21 +13,25 @@ from sfvm.repository.manifest import KEY, NAME
 
 
 class Kept:
-    """What is kept in the repository *root*: the SHA-256 of each content, a line each in ``locks/<name>``."""
+    """What is kept in the repository *root*: the SHA-256 of each content, a line each in ``locks/<name>/<lock>``, where
+    *lock* is the SHA-256 of the lock file's path: a node may have several. Before, ``locks/<name>`` was one file."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.directory = root / "locks"
 
-    def set(self, name: str, digests: Iterable[str]) -> None:
-        """Keep what has these *digests* for the locked node *name*, and no more what was kept for it.
+    def set(self, name: str, lock: Path, digests: Iterable[str]) -> None:
+        """Keep what has these *digests* for the file *lock* of the node *name*, and no more what was kept for it.
 
         :raises RepositoryError: it cannot be written
         """
+        directory = self.directory / name
+        path = directory / hashlib.sha256(os.fsencode(lock.resolve())).hexdigest()
         with writing(f"the lock of {name}", self.root):
-            self.directory.mkdir(parents=True, exist_ok=True)
+            if directory.is_file():
+                directory.unlink()
             content = "".join(f"{digest}\n" for digest in sorted(set(digests)))
-            write_atomically(self.directory / name, content.encode("ascii"), self.root / "tmp")
+            write_atomically(path, content.encode("ascii"), self.root / "tmp")
 
     def drop(self, name: str) -> None:
         """Keep nothing for *name*.
@@ -34,7 +41,10 @@ class Kept:
         path = self.directory / name
         if path.exists():
             with writing(f"the lock of {name}", self.root):
-                path.unlink(missing_ok=True)
+                if path.is_file():
+                    path.unlink()
+                else:
+                    shutil.rmtree(path)
                 sync(self.directory)
 
     def all(self) -> frozenset[str]:
@@ -42,6 +52,10 @@ class Kept:
 
         :raises OSError: one of the files cannot be read
         """
-        names = [name for name in listing(self.directory) if NAME.fullmatch(name)]
-        words = [word for name in names for word in (self.directory / name).read_text("ascii", "replace").split()]
-        return frozenset(word for word in words if KEY.fullmatch(word))
+        found: set[str] = set()
+        for name in filter(NAME.fullmatch, listing(self.directory)):
+            path = self.directory / name
+            locks = [path] if path.is_file() else [path / lock for lock in listing(path) if KEY.fullmatch(lock)]
+            for lock in locks:
+                found.update(filter(KEY.fullmatch, lock.read_text("ascii", "replace").split()))
+        return frozenset(found)

@@ -43,7 +43,7 @@ class Repository:
         layers/<key>.qcow2        sealed overlays, 0444; <key>.flat.qcow2 (and .flat.sha256): flattened twins
         nodes/<key>.json          manifests
         names/<name>              what a name has stood for, a JSON line each
-        refreshed/<name>          when it was refreshed on purpose; locks/<name>: downloads that its lock keeps
+        refreshed/<name>          when it was refreshed on purpose; locks/<name>/: downloads that its locks keep
         finished/<key>.<digest>/  nodes made ready for a layout, for the next bundle
         work/<key>/               checkpoints and journal of an unfinished build
         logs/<key>.log, downloads/sha256/, downloads/url/, quarantine/, tmp/

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Pin:
     """*refreshed* is the stamp of the node's last refresh, *lock* the digest of what its lock names (each empty:
-    there is none, or it names nothing). *contents* is what a build may fetch: the SHA-256 of each URL (None: whatever
-    the mirrors have). A *trial* is built without its name standing for it."""
+    there is none). *contents* is what a build may fetch: the SHA-256 of each URL (None: whatever the mirrors have). A
+    *trial* is built without its name standing for it."""
 
     refreshed: str = ""
     lock: str = ""

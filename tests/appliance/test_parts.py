@@ -54,6 +54,12 @@ def test_apk_database() -> None:
     assert list(packages.apk("C:Q1\nP:musl\nV:1.2-r0\nA:x86_64\n\nF:lib\n")) == [Package("musl", "1.2-r0", "x86_64")]
 
 
+def test_keys_that_rpm_trusts_are_no_packages() -> None:
+    output = "foo\t3:1-1\tnoarch\ngpg-pubkey\t8483c65d-5ccc5b19\t(none)\ngpg-pubkey\t1-2\t(none)\n"
+    assert list(packages.listed(output)) == [Package("foo", "3:1-1", "noarch")]
+    assert list(packages.listed("glibc\t2.40-1\n")) == [Package("glibc", "2.40-1")]
+
+
 def test_a_connection_that_does_not_answer_is_told() -> None:
     with pytest.raises(ApplianceError) as failed:
         hypervisor.choose("qemu+unix:///session?socket=/nowhere", ignore)

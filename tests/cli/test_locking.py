@@ -8,8 +8,9 @@ import pytest
 
 from sfvm import tree
 from sfvm.downloads.fetched import Fetched
+from sfvm.errors import RepositoryError
 from sfvm.lock import files
-from sfvm.repository import Repository
+from sfvm.repository import Repository, stamps
 from sfvm.repository.kept import Kept
 from sfvm.repository.stamps import Stamps
 
@@ -50,6 +51,18 @@ def test_a_lock_of_what_is_built(world, repository):
     assert world.run("lock", "leaf", "--quiet").stderr == ""
     assert (world.specs / "leaf.lock.xml").read_bytes() == again
     assert "lock" not in " ".join(states(world)), "a lock file is no spec"
+
+
+def test_all_locks_of_a_name_keep_what_they_name(world, repository):
+    """One for each of two specs that differ, written elsewhere."""
+    world.put("leaf", FETCHED)
+    world.run("lock", "leaf", "-o", "before")
+    world.write("leaf", (world.specs / "leaf.xml").read_text().replace("/srv", "/opt"))
+    world.put("leaf", {"leaf": got("c_1_all.deb", number=9)})
+    world.run("lock", "leaf", "-o", "now")
+    locks = [files.read(world.home / where / "leaf.lock.xml", "leaf").digests for where in ("before", "now")]
+    assert locks[0] != locks[1]
+    assert Kept(repository.root).all() == locks[0] | locks[1]
 
 
 def test_what_was_locked_is_not_built_again(world, repository):
@@ -145,6 +158,56 @@ def test_a_lock_says_nothing_of_refreshes(world, repository):
     assert actions(world, "--locked") == {"leaf": "hit"}
     world.run("refresh", "web", "--undo")
     assert actions(world, "--locked") == {"root": "hit", "web": "build", "leaf": "build"}
+
+
+def tried(world, repository, fetched):
+    """The stamp of a finished trial of ``leaf``, for which this was *fetched*; ``leaf`` is locked, and as it was."""
+    world.put("leaf", FETCHED)
+    assert world.run("lock", "leaf").returncode == 0
+    names = repository.names()
+    stamp = stamps.now()
+    Stamps(repository.root, "proposed").set("web", stamp)
+    world.put("leaf", fetched, {"web": tree.Pin(refreshed=stamp)})
+    for name, key in names.items():
+        repository.point(name, key)
+    return stamp
+
+
+def test_a_trial_that_cannot_be_locked_is_given_up(world, repository):
+    """It is built already: to take it again would not help."""
+    tried(world, repository, {"web": got("InRelease") + got("InRelease", number=2)})
+    done = world.run("update", "leaf", "--write")
+    assert done.returncode == 1
+    assert "node web: what was fetched for it cannot be locked" in done.stderr
+    assert "try: sfvm update leaf, again" in done.stderr
+    assert Stamps(repository.root, "proposed").all() == {}
+    assert Stamps(repository.root).all() == {}
+
+
+def test_the_lock_is_written_before_the_trial_counts(world, repository, monkeypatch):
+    fresh = {"web": got("InRelease", "a_2_all.deb", number=7)}
+    stamp = tried(world, repository, fresh)
+    names, locked = repository.names(), (world.specs / "leaf.lock.xml").read_bytes()
+
+    def full(*_):
+        raise RepositoryError("the lock cannot be written")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "write", full)
+        assert isinstance(world.invoke("update", "leaf", "--write").exception, RepositoryError)
+    assert (repository.names(), Stamps(repository.root).all()) == (names, {})
+    assert Kept(repository.root).all() == files.read(world.specs / "leaf.lock.xml", "leaf").digests
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Repository, "point", full)
+        assert isinstance(world.invoke("update", "leaf", "--write").exception, RepositoryError)
+    assert (world.specs / "leaf.lock.xml").read_bytes() != locked
+    done = world.run("update", "leaf", "--write")
+    assert (done.returncode, done.stdout) == (0, ""), "the same trial goes on"
+    assert Stamps(repository.root).all() == {"web": stamp}
+    assert Stamps(repository.root, "proposed").all() == {}
+    assert repository.names()["leaf"] != names["leaf"]
+    assert actions(world, "--locked") == actions(world) == {"leaf": "hit"}
 
 
 def test_nothing_to_update(world):

@@ -252,6 +252,7 @@ def test_what_is_locked_and_gone_is_told_once(mirror: Mirror, network: Network) 
         assert "the server says 404" in why.decode()
     (line,) = client.session.told
     assert line.startswith(f"refused: {gone}: the lock has it, the download cache does not")
+    assert line.endswith("404 Not Found: make a new lock (sfvm update)"), "a mirror would be an input of the key"
 
 
 def test_offline(mirror: Mirror, network: Network) -> None:

@@ -104,5 +104,5 @@ def test_the_packages_are_known(tree: Project) -> None:
         node: {package[0] for package in json.loads(tree.sfvm("show", node, "--json").stdout)["packages"]}
         for node in ("centos", "gnome")
     }
-    assert {"centos-stream-release", "kernel-core", "dnf", "gpg-pubkey"} <= names["centos"]
+    assert {"centos-stream-release", "kernel-core", "dnf"} <= names["centos"]
     assert names["gnome"] - names["centos"] == {"gdm", "gnome-shell"}

@@ -56,10 +56,10 @@ def test_each_url_once_and_nothing_but_its_content_counts() -> None:
     assert [file.url for file in section.files] == ["http://mirror.test/dists/InRelease"]
     assert [(package.name, content.sha256) for package, content in section.packages] == [("a", sha(2))]
     same = Section("m", sha(1), {"x": "y"}, section.contents[::-1])
-    assert same.digest == section.digest != ""
+    assert same.digest == section.digest
     assert replace(section, contents=section.contents[:1]).digest != section.digest
     assert replace(section, contents=(replace(section.contents[0], sha256=sha(3)),)).digest != section.digest
-    assert replace(section, contents=()).digest == ""
+    assert replace(section, contents=()).digest not in ("", section.digest)
 
 
 @pytest.mark.parametrize(

@@ -47,15 +47,15 @@ def lock_of(chain: tuple[Node, ...]) -> Lock:
     return model.make(chain, {node.name: manifest(node, GOT[node.name]) for node in chain})
 
 
-def test_where_nothing_is_built_all_that_fetches_is_made_anew(specs: Path) -> None:
+def test_where_nothing_is_built_all_is_made_anew(specs: Path) -> None:
     chain = nodes(specs)
     found = pins(lock_of(chain), PATH, chain, chain, Repository())
     inrelease, url = "http://mirror.test/InRelease", "http://mirror.test/{}_1_all.deb".format
-    assert found["root"] == Pin(contents={})
+    assert found["root"].contents == {}
     assert found["middle"].contents == {inrelease: sha(1), url("a"): sha(2)}
     assert found["leaf"].contents == {inrelease: sha(3), url("a"): sha(2), url("b"): sha(4)}
     locked = nodes(specs, found)
-    assert [one.key == other.key for one, other in zip(chain, locked, strict=True)] == [True, False, False]
+    assert [one.key == other.key for one, other in zip(chain, locked, strict=True)] == [False] * 3
 
 
 def test_its_digest_is_in_the_keys(specs: Path) -> None:
@@ -81,6 +81,19 @@ def test_what_was_built_from_something_else_does_not_count(specs: Path) -> None:
     built = Repository({node.key: manifest(node, got[node.name]) for node in chain})
     found = pins(lock_of(chain), PATH, chain, chain, built)
     assert [bool(found[node.name].lock) for node in chain] == [False, True, True]
+
+
+def test_to_have_fetched_nothing_is_a_lock_too(specs: Path) -> None:
+    """The root fetched nothing then; whatever was built of it since, whole or in part, has another key."""
+    chain = nodes(specs)
+    built = Repository({node.key: manifest(node, GOT[node.name] or [fetched("InRelease", 9)]) for node in chain})
+
+    def keys(nodes: tuple[Node, ...]) -> set[str]:
+        return {key for node in nodes for key in (node.base_key, node.key)}
+
+    for repository in (built, Repository()):
+        locked = nodes(specs, pins(lock_of(chain), PATH, chain, chain, repository))
+        assert keys(locked).isdisjoint(keys(chain))
 
 
 def test_a_node_that_cannot_be_locked_is_not_what_the_lock_wants(specs: Path) -> None:

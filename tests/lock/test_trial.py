@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -74,8 +75,9 @@ def test_what_was_interrupted_goes_on(world: World) -> None:
     first = world.prepare(accepted=False)
     assert world.prepare(accepted=False).stamp == first.stamp
     assert world.prepare(accepted=True).stamp == first.stamp
-    Stamps(world.repository.root, "proposed").set("middle", OLD)
-    assert world.prepare(accepted=False).stamp != OLD, "not when it is old: it would not be what there is now"
+    hours = (datetime.now(UTC) - timedelta(hours=2)).isoformat().replace("+00:00", "Z")
+    Stamps(world.repository.root, "proposed").set("middle", hours)
+    assert world.prepare(accepted=False).stamp != hours, "not when it is old: it would not be what there is now"
 
 
 def test_what_was_shown_is_taken_and_else_there_is_a_new_one(world: World) -> None:

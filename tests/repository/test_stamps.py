@@ -3,6 +3,7 @@
 import hashlib
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -46,22 +47,48 @@ def test_only_names_have_stamps(repository, name):
     assert not (repository.root.parent / "x").exists()
 
 
-def test_gc_keeps_what_a_lock_names_until_its_name_is_forgotten(repository, add):
+def test_gc_keeps_what_locks_name_until_their_name_is_forgotten(repository, add, tmp_path):
     add(repository, "web")
     store = Store(repository.downloads)
     contents = {}
-    for name in ("kept", "other"):
+    for name in ("kept", "before", "other"):
         with store.draft() as draft:
             draft.write(name.encode())
             contents[name] = store.content(draft.keep())
     old = time.time() - MAX_AGE - 60
     for path in contents.values():
         os.utime(path, (old, old))
-    Kept(repository.root).set("web", ["f" * 64, hashlib.sha256(b"kept").hexdigest()])
+    Kept(repository.root).set("web", tmp_path / "a.lock.xml", ["f" * 64, hashlib.sha256(b"kept").hexdigest()])
+    Kept(repository.root).set("web", tmp_path / "b.lock.xml", [hashlib.sha256(b"before").hexdigest()])
     repository.gc()
-    assert contents["kept"].exists() and not contents["other"].exists()
-    os.utime(contents["kept"], (old, old))
+    assert contents["kept"].exists() and contents["before"].exists() and not contents["other"].exists()
+    for name in ("kept", "before"):
+        os.utime(contents[name], (old, old))
     repository.remove("web")
     assert Kept(repository.root).all() == frozenset()
     repository.gc()
-    assert not contents["kept"].exists()
+    assert not contents["kept"].exists() and not contents["before"].exists()
+
+
+def test_a_lock_file_that_is_written_again_keeps_what_it_names_now(repository, tmp_path, monkeypatch):
+    repository.make()
+    kept = Kept(repository.root)
+    monkeypatch.chdir(tmp_path)
+    kept.set("web", tmp_path / "a.lock.xml", ["1" * 64])
+    kept.set("web", tmp_path / "b.lock.xml", ["2" * 64])
+    kept.set("web", Path("a.lock.xml"), ["3" * 64])
+    assert kept.all() == {"2" * 64, "3" * 64}
+
+
+def test_what_was_kept_in_one_file_for_each_name(repository, tmp_path):
+    """As repositories of before have it: it counts until the next lock of that name."""
+    repository.make()
+    kept = Kept(repository.root)
+    kept.directory.mkdir()
+    for name in ("web", "db"):
+        (kept.directory / name).write_text("1" * 64 + "\n")
+    assert kept.all() == {"1" * 64}
+    kept.set("web", tmp_path / "a.lock.xml", ["2" * 64])
+    assert kept.all() == {"1" * 64, "2" * 64}
+    kept.drop("db")
+    assert kept.all() == {"2" * 64}

@@ -23,14 +23,33 @@ DNF = """\
 
 - foo noarch 3:1.0-1
 - kernel x86_64 5.14.0-1.el9
+- other-name noarch 1-1
 
 + foo noarch 3:2.0-1
 + bar noarch 1.1-1
 + new noarch 1-1
++ kernel x86_64 5.14.0-2.el9
++ other-name noarch 2-2
 === sfvm: security
-X-1 Important/Sec. foo-3:2.0-1.noarch
-X-2 Moderate/Sec.  bar-1.0.9-1.noarch
+{fixes}"""
+DNF_4 = """\
+X-2024-1 Important/Sec. foo-3:2.0-1.noarch
+X-2024-2 Moderate/Sec.  other-name-2-1.noarch
+X-2024-3 Moderate/Sec.  kernel-5.14.0-2.el9.i686
 """
+DNF_5 = """\
+Name     Type     Severity  Package                  Issued
+X-2024-1 security Important foo-3:2.0-1.noarch       2024-10-01 12:00:00
+X-2024-2 security None      other-name-2-1.noarch    2024-10-01 12:00:00
+X-2024-3 security Moderate  kernel-5.14.0-2.el9.i686 2024-10-01 12:00:00
+"""
+FIXED = [
+    Waiting("bar", "1.0-1", "1.1-1"),
+    Waiting("foo", "3:1.0-1", "3:2.0-1", True),
+    Waiting("kernel", "5.14.0-1.el9", "5.14.0-2.el9"),
+    Waiting("other-name", "1-1", "2-2", True),
+]
+"""A bug fix that follows a security fix brings it along."""
 ZYPPER = """\
 S | Repository       | Name    | Current Version | Available Version | Arch
 --+------------------+---------+-----------------+-------------------+-------
@@ -56,7 +75,8 @@ PACMAN = "glibc 2.39-1 -> 2.40-1\nlinux 1:6.9.1-1 -> 1:6.9.2-1 [ignored]\n"
                 Waiting("openssl", "3.0.11-1", "3.0.13-1~deb12u1", True),
             ],
         ),
-        ("dnf", DNF, [Waiting("bar", "1.0-1", "1.1-1"), Waiting("foo", "3:1.0-1", "3:2.0-1", True)]),
+        ("dnf", DNF.format(fixes=DNF_4), FIXED),
+        ("dnf", DNF.format(fixes=DNF_5), FIXED),
         ("zypper", ZYPPER, [Waiting("libzypp", "17.31.8-1.1", "17.32.0-1.1")]),
         (
             "apk",
