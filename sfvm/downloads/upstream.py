@@ -90,9 +90,13 @@ class Line:
     def hold(self, used: socket.socket) -> None:
         """:raises Broken: it is cut"""
         with self._lock:
-            if self._cut:
-                raise Broken("it was given up")
+            self.check()
             self._socket = used
+
+    def check(self) -> None:
+        """:raises Broken: it is cut"""
+        if self._cut:
+            raise Broken("it was given up")
 
     def cut(self) -> None:
         """Make who waits fail, now or later; from any thread."""
@@ -100,7 +104,8 @@ class Line:
             self._cut = True
             if self._socket is not None:
                 with contextlib.suppress(OSError):  # it has just ended
-                    self._socket.shutdown(socket.SHUT_RDWR)
+                    # Not SSLSocket's: who reads would go on, with ciphertext.
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
 Key = tuple[str, str, int, str]
@@ -111,9 +116,10 @@ class Answer:
     """A server's answer. *target* is who gave it, at the end of all redirections."""
 
     def __init__(
-        self, pool: Pool, key: Key, target: Target, connection: http.client.HTTPConnection, method: str
+        self, pool: Pool, key: Key, target: Target, connection: http.client.HTTPConnection, method: str, line: Line
     ) -> None:
         self.target = target
+        self._line = line
         self._pool = pool
         self._key = key
         self._connection = connection
@@ -135,6 +141,7 @@ class Answer:
             yield block
         if self._response.length:
             raise http.client.IncompleteRead(b"", self._response.length)
+        self._line.check()  # the end of what has no length may be that of the line
         self._response.close()  # read1 does not, and the connection would wait for it
         self._pool.give(self._key, self._connection, usable=not self._response.will_close)
 
@@ -188,13 +195,13 @@ class Pool:
         if kept is not None:
             try:
                 line.hold(kept.sock)
-                return self._send(kept, key, method, target, where, told)
+                return self._send(kept, key, method, target, where, told, line)
             except (OSError, http.client.HTTPException):  # closed meanwhile
                 kept.close()
         connection = self.connect(target, policy)
         try:
             line.hold(connection.sock)
-            return self._send(connection, key, method, target, where, told)
+            return self._send(connection, key, method, target, where, told, line)
         except BaseException:
             connection.close()
             raise
@@ -207,12 +214,13 @@ class Pool:
         target: Target,
         where: str,
         headers: Mapping[str, str],
+        line: Line,
     ) -> Answer:
         connection.putrequest(method, where, skip_host=True, skip_accept_encoding=True)
         for name, value in headers.items():
             connection.putheader(name, value)
         connection.endheaders()
-        return Answer(self, key, target, connection, method)
+        return Answer(self, key, target, connection, method, line)
 
     def connect(self, target: Target, policy: Policy) -> http.client.HTTPConnection:
         """A new connection for requests to *target*; its ``sock`` is open."""

@@ -26,12 +26,14 @@ from sfvm.downloads.transfer import Transfers
 @dataclass
 class Mirror:
     """*answers* are status, headers and body by path; *asked* is what was asked for. Of a path in *cut* each answer
-    breaks off after so many bytes of the body; one in *gates* waits for its event in the middle of it."""
+    breaks off after so many bytes of the body; one in *gates* waits for its event in the middle of it. *lengths* is
+    whether it says how long answers are."""
 
     answers: dict[str, tuple[int, dict[str, str], bytes]] = field(default_factory=dict)
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     cut: dict[str, int] = field(default_factory=dict)
     gates: dict[str, threading.Event] = field(default_factory=dict)
+    lengths: bool = True
     port: int = 0
     scheme: str = "http"
 
@@ -69,7 +71,8 @@ def _handler(known: Mirror) -> type[BaseHTTPRequestHandler]:
                 status, body = 206, body[int(wanted[1]) :]
             self.send_response(status)
             chunked = "Transfer-Encoding" in headers
-            headers = headers if chunked else {"Content-Length": str(len(body))} | headers
+            if not chunked and known.lengths:
+                headers = {"Content-Length": str(len(body))} | headers
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()

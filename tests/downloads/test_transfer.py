@@ -1,17 +1,13 @@
-"""Transfers: shared, continued, redirected, checked, over TLS, through tunnels, or not at all."""
+"""Transfers: shared, continued, redirected, checked."""
 
 from __future__ import annotations
 
 import hashlib
 import http.client
-import ssl
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -19,9 +15,9 @@ from sfvm.cancellation import Cancellation, Cancelled
 from sfvm.downloads import upstream
 from sfvm.downloads.access import Access
 from sfvm.downloads.policy import Policy
-from sfvm.downloads.store import Store
+from sfvm.downloads.store import Draft, Store
 from sfvm.downloads.transfer import MAX_RESUMES, Transfers
-from sfvm.downloads.upstream import MAX_REDIRECTS
+from sfvm.downloads.upstream import MAX_REDIRECTS, Target
 from sfvm.errors import StepError
 from tests.downloads.servers import Client, Mirror, Network, serving
 
@@ -93,6 +89,32 @@ def test_what_nobody_wants_is_given_up(mirror: Mirror, client: Client, store: St
     connection.close()
     assert list(store.contents.iterdir()) == []
     assert not store.urls.exists()
+
+
+def test_what_has_no_length_and_is_given_up_is_not_kept(
+    mirror: Mirror, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but the end of the connection says that it is whole."""
+    arrived, goes_on = threading.Event(), threading.Event()
+    write = Draft.write
+
+    def held(self: Draft, data: bytes) -> bool:
+        arrived.set()
+        assert goes_on.wait(30)
+        return write(self, data)
+
+    monkeypatch.setattr(Draft, "write", held)
+    target = Target.parse(mirror.serve(PACKAGE, CONTENT, Connection="close"), named(mirror))
+    mirror.lengths = False
+    mirror.gates[PACKAGE] = threading.Event()
+    transfers = Transfers(store)
+    with transfers.follow(target, named(mirror), {}):
+        assert arrived.wait(30)
+    goes_on.set()
+    transfers.close()
+    mirror.gates[PACKAGE].set()
+    with store.open(target.url) as known:
+        assert known is None
 
 
 # Continued
@@ -306,85 +328,3 @@ def test_a_fetch_ends_when_the_build_does(mirror: Mirror, network: Network) -> N
         with pytest.raises(Cancelled):
             waiting.result(20)
         mirror.gates["/a"].set()
-
-
-# TLS and tunnels
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The certificate of a throw-away CA, and one for 127.0.0.1 with its key."""
-    home = tmp_path_factory.mktemp("authority")
-
-    def openssl(*words: str) -> None:
-        subprocess.run(["openssl", *words], cwd=home, check=True, capture_output=True)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=throw-away", "-days", "2")
-    openssl("req", *key, "-keyout", "key.pem", "-out", "request", "-subj", "/CN=mirror")
-    (home / "extensions").write_text("subjectAltName=IP:127.0.0.1\n")
-    openssl("x509", "-req", "-in", "request", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
-            "-extfile", "extensions", "-out", "cert.pem")  # fmt: skip
-    (home / "both.pem").write_text((home / "cert.pem").read_text() + (home / "key.pem").read_text())
-    return home / "ca.pem", home / "both.pem"
-
-
-@pytest.fixture
-def secure(authority: tuple[Path, Path]) -> Iterator[Mirror]:
-    with serving(authority[1]) as known:
-        yield known
-
-
-def over(secure: Mirror) -> Policy:
-    return replace(named(secure), tls=frozenset({secure.place}))
-
-
-def test_https_in_the_open(
-    secure: Mirror, network: Network, authority: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The client says http; its server is reached by https, and what it has is kept and known."""
-    monkeypatch.setenv("SSL_CERT_FILE", str(authority[0]))
-    url = secure.serve(PACKAGE, CONTENT)
-    client = network.client(over(secure))
-    assert client.get(url.replace("https:", "http:")) == CONTENT
-    assert network.client(over(secure)).get(url.replace("https:", "http:")) == CONTENT
-    assert secure.paths() == [PACKAGE]
-    (fetched,) = client.fetched()
-    assert (fetched.url, fetched.sha256) == (url, SHA256)
-
-
-def test_certificates_are_verified(secure: Mirror, network: Network) -> None:
-    url = secure.serve(PACKAGE, CONTENT)
-    response, why = network.client(over(secure)).request("GET", url.replace("https:", "http:"))
-    assert response.status == 502
-    assert "CERTIFICATE_VERIFY_FAILED" in why.decode()
-    assert secure.asked == []
-
-
-def test_a_tunnel(secure: Mirror, network: Network, authority: tuple[Path, Path]) -> None:
-    """TLS is the client's own; the bytes are counted."""
-    secure.serve(PACKAGE, CONTENT)
-    client = network.client(named(secure))
-    connection = http.client.HTTPSConnection(
-        "127.0.0.1", client.proxy.port, timeout=30, context=ssl.create_default_context(cafile=str(authority[0]))
-    )
-    connection.set_tunnel("127.0.0.1", secure.port)
-    connection._create_connection = lambda *_: client.connect()  # type: ignore[attr-defined]
-    connection.request("GET", PACKAGE)
-    assert connection.getresponse().read() == CONTENT
-    connection.close()
-    client.proxy.close()
-    (fetched,) = client.fetched()
-    assert fetched.tunnel
-    assert fetched.url == f"https://{secure.place}"
-    assert fetched.size > len(CONTENT)
-
-
-@pytest.mark.parametrize("place", ["127.0.0.1:1", "169.254.169.254:443", "example.org:22", "example.org", "a:b", "/"])
-def test_where_no_tunnel_leads(client: Client, place: str) -> None:
-    assert client.status(place, "CONNECT") == 403
-    assert len(client.session.told) == 1
-
-
-def test_a_tunnel_with_a_lock(secure: Mirror, network: Network) -> None:
-    assert network.client(replace(named(secure), locked={})).status(secure.place, "CONNECT") == 403
