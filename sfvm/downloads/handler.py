@@ -27,8 +27,9 @@ from sfvm.downloads.upstream import STALLED, Answer, Broken, Line, Target
 
 PACKAGE = re.compile(r"\.(u?deb|ddeb)$")
 MAX_QUESTION = 1 << 20
-ASKED = ("Accept", "Cache-Control", "User-Agent")
-"""What of a request goes upstream."""
+ASKED = ("Cache-Control", "User-Agent")
+"""What of a request goes upstream. Accept does not: to libzypp's, openSUSE's server answers with a metalink in place of
+the file, and what is kept, and locked, is what a URL has."""
 PERSONAL = ("Authorization", "Cookie")
 """A request with one of these is passed on with them, and nothing of it is kept."""
 TOLD = ("Content-Type", "ETag", "Last-Modified", "Location", "Retry-After", "WWW-Authenticate")

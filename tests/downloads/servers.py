@@ -27,13 +27,14 @@ from sfvm.downloads.transfer import Transfers
 class Mirror:
     """*answers* are status, headers and body by path; *asked* is what was asked for. Of a path in *cut* each answer
     breaks off after so many bytes of the body; one in *gates* waits for its event in the middle of it. *lengths* is
-    whether it says how long answers are."""
+    whether it says how long answers are; *metalinks* is what who accepts that gets, by path."""
 
     answers: dict[str, tuple[int, dict[str, str], bytes]] = field(default_factory=dict)
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     cut: dict[str, int] = field(default_factory=dict)
     gates: dict[str, threading.Event] = field(default_factory=dict)
     lengths: bool = True
+    metalinks: dict[str, bytes] = field(default_factory=dict)
     port: int = 0
     scheme: str = "http"
 
@@ -60,6 +61,8 @@ def _handler(known: Mirror) -> type[BaseHTTPRequestHandler]:
             known.asked.append((self.path, dict(self.headers)))
             status, headers, body = known.answers.get(self.path, (404, {}, b"not here"))
             headers = dict(headers)
+            if "metalink" in self.headers.get("Accept", ""):
+                body = known.metalinks.get(self.path, body)
             same = {
                 self.headers.get("If-None-Match"), self.headers.get("If-Modified-Since")
             } & {headers.get("ETag"), headers.get("Last-Modified")} - {None}  # fmt: skip

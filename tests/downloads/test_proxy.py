@@ -114,6 +114,15 @@ def test_what_is_for_one_person_is_not_kept(mirror: Mirror, client: Client, stor
     assert len(mirror.asked) == 3
 
 
+@pytest.mark.parametrize("header", [{}, {"Authorization": SECRET}])
+def test_the_file_and_no_metalink(mirror: Mirror, client: Client, another: Client, header: dict[str, str]) -> None:
+    """libzypp would take one, with the time in it, from openSUSE's server."""
+    libzypp = "*/*, application/metalink+xml, application/metalink4+xml"
+    url = mirror.serve(INDEX, b"index")
+    mirror.metalinks[INDEX] = b"where there are mirrors of it now"
+    assert client.get(url, Accept=libzypp, **header) == another.get(url) == b"index"
+
+
 @pytest.mark.parametrize("status", [300, 401, 404, 500])
 def test_other_answers_are_passed_on(mirror: Mirror, client: Client, store: Store, status: int) -> None:
     url = mirror.serve(PACKAGE, b"told", status, Retry_After="5")
