@@ -23,15 +23,13 @@ from sfvm.downloads.session import FOREVER, Session
 from sfvm.downloads.store import Entry
 from sfvm.downloads.transfer import FAILURES, Reader, Unkept
 from sfvm.downloads.tunnel import Tunnel
-from sfvm.downloads.upstream import STALLED, Answer, Broken, Line, Target
+from sfvm.downloads.upstream import PERSONAL, STALLED, Answer, Broken, Line, Target
 
 PACKAGE = re.compile(r"\.(u?deb|ddeb)$")
 MAX_QUESTION = 1 << 20
 ASKED = ("Cache-Control", "User-Agent")
 """What of a request goes upstream. Accept does not: to libzypp's, openSUSE's server answers with a metalink in place of
 the file, and what is kept, and locked, is what a URL has."""
-PERSONAL = ("Authorization", "Cookie")
-"""A request with one of these is passed on with them, and nothing of it is kept."""
 TOLD = ("Content-Type", "ETag", "Last-Modified", "Location", "Retry-After", "WWW-Authenticate")
 """What of an answer comes back."""
 

@@ -29,6 +29,8 @@ BLOCK = 1 << 20
 MAX_REDIRECTS = 10
 REDIRECTIONS = (301, 302, 303, 307, 308)
 PORTS = {"http": 80, "https": 443}
+PERSONAL = ("Authorization", "Cookie")
+"""What a request says to prove who asks."""
 
 
 class Broken(OSError):
@@ -68,6 +70,10 @@ class Target:
         policy.check(host, port)
         path = SplitResult("", "", parts.path or "/", parts.query, "").geturl()
         return cls(f"{scheme}://{_netloc(host, port, scheme)}{path}", scheme, host, port, path)
+
+    @property
+    def server(self) -> tuple[str, str, int]:
+        return self.scheme, self.host, self.port
 
     @property
     def netloc(self) -> str:
@@ -164,7 +170,8 @@ class Pool:
         return ssl.create_default_context()
 
     def ask(self, method: str, target: Target, headers: Mapping[str, str], policy: Policy, line: Line) -> Answer:
-        """The answer to a request, its body not read yet. Redirections of GET are followed. *line* ends it.
+        """The answer to a request, its body not read yet. Redirections of GET are followed,
+        to another server without credentials. *line* ends it.
 
         :raises Refused: the policy does not let it go there, or to where it is sent
         :raises OSError, http.client.HTTPException: a server cannot be reached, or does not do what it should
@@ -176,7 +183,9 @@ class Pool:
             if method != "GET" or answer.status not in REDIRECTIONS or not location:
                 return answer
             answer.close()
-            target = Target.parse(urljoin(target.url, location), policy)
+            before, target = target, Target.parse(urljoin(target.url, location), policy)
+            if target.server != before.server:
+                headers = {name: value for name, value in headers.items() if name not in PERSONAL}
             if target.url in seen or len(seen) > MAX_REDIRECTS:
                 raise Broken("it redirects in a loop" if target.url in seen else "it redirects too often")
             seen.add(target.url)
@@ -190,7 +199,7 @@ class Pool:
         where = target.path
         if proxy is not None and target.scheme == "http":
             where, told = target.url, told | _credentials(proxy)
-        key = target.scheme, target.host, target.port, proxy.geturl() if proxy else ""
+        key = *target.server, proxy.geturl() if proxy else ""
         kept = self._take(key)
         if kept is not None:
             try:

@@ -224,6 +224,16 @@ def test_a_command_that_lists_hosts_is_not_sent_elsewhere(network: Network) -> N
         assert other.asked == []
 
 
+@pytest.mark.parametrize("header", ["Authorization", "Cookie"])
+def test_credentials_are_for_who_was_asked(mirror: Mirror, network: Network, header: str) -> None:
+    with serving() as other:
+        client = network.client(named(mirror, other))
+        other.serve("/c", b"c")
+        mirror.serve("/b", b"", 302, Location=other.url("/c"))
+        assert client.get(mirror.serve("/a", b"", 302, Location="/b"), **{header: "mine"}) == b"c"
+    assert [headers.get(header) for _, headers in (*mirror.asked, *other.asked)] == ["mine", "mine", None]
+
+
 # Checked
 
 
