@@ -157,6 +157,9 @@ class Transfer:
                     with self.changed:
                         self.head, self.size = head, draft.size
                         self.changed.notify_all()
+                for whole in (head.length, answer.total):
+                    if whole not in (None, draft.size):  # the part was shorter than asked
+                        raise Broken(f"it ended after {draft.size} of {whole} bytes")
                 return
             except (OSError, http.client.HTTPException) as error:
                 answer.close()
@@ -175,7 +178,7 @@ class Transfer:
         if head.status != 200 or not validator:
             raise error
         answer = self._ask({"Range": f"bytes={size}-", "If-Range": validator})
-        if answer.status != 206 or not answer.headers.get("Content-Range", "").startswith(f"bytes {size}-"):
+        if answer.status != 206 or answer.start != size:
             answer.close()
             raise error
         return answer

@@ -137,6 +137,13 @@ class Answer:
         none = method == "HEAD" or self.status in (204, 304)
         self.length: int | None = 0 if none else length
         """Of the body, in bytes; None where the server does not say."""
+        self.start: int | None = 0
+        """The first byte of the content that the body has; None where the server does not say."""
+        self.total = self.length
+        """Of the whole content, of which the body may be a part, in bytes; None where the server does not say."""
+        if self.status == http.client.PARTIAL_CONTENT:
+            self.start, self.total = _part(self.headers.get("Content-Range", ""))
+        self._ended = False
 
     def blocks(self) -> Iterator[bytes]:
         """The body.
@@ -149,12 +156,14 @@ class Answer:
             raise http.client.IncompleteRead(b"", self._response.length)
         self._line.check()  # the end of what has no length may be that of the line
         self._response.close()  # read1 does not, and the connection would wait for it
+        self._ended = True
         self._pool.give(self._key, self._connection, usable=not self._response.will_close)
 
     def close(self) -> None:
         """Read no more of it."""
-        self._response.close()
-        self._connection.close()
+        if not self._ended:  # else the connection may have another already
+            self._response.close()
+            self._connection.close()
 
 
 class Pool:
@@ -299,6 +308,13 @@ class Pool:
         for connections in idle.values():
             for connection in connections:
                 connection.close()
+
+
+def _part(told: str) -> tuple[int | None, int | None]:
+    """The first byte and the size of the whole, as Content-Range tells them (RFC 9110, section 14.4)."""
+    found = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(?:(\d{1,18})|\*)", told, re.ASCII)
+    first, total = found.groups() if found else (None, None)
+    return int(first) if first else None, int(total) if total else None
 
 
 def _proxy(target: Target) -> SplitResult | None:

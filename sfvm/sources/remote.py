@@ -91,7 +91,8 @@ def _http(url: str, offset: int, host: Host) -> Iterator[Remote]:
         stack.callback(answer.close)
         if answer.status not in (200, 206):
             raise Unavailable(f"the server answers {answer.status} {answer.reason}")
-        begins = _begin(answer.headers.get("Content-Range", "")) if answer.status == 206 else 0
+        if answer.start is None:
+            raise Unavailable("the server answers with a part of the content that it does not name")
         blocks = answer.blocks()
 
         def read() -> bytes:
@@ -104,7 +105,7 @@ def _http(url: str, offset: int, host: Host) -> Iterator[Remote]:
                 host.stop.check()
                 raise Broken(f"the connection broke ({error})") from error
 
-        yield Remote(begins, None if answer.length is None else begins + answer.length, read)
+        yield Remote(answer.start, answer.total, read)
 
 
 def _answer(url: str, offset: int, host: Host, line: Line) -> Answer:
@@ -118,14 +119,3 @@ def _answer(url: str, offset: int, host: Host, line: Line) -> Answer:
     except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: headers that are none
         host.stop.check()
         raise Unavailable(str(error) or type(error).__name__) from error
-
-
-def _begin(content_range: str) -> int:
-    """The first byte of ``bytes 5-9/10`` (RFC 9110, section 14.4).
-
-    :raises Unavailable: it is not that
-    """
-    first = content_range.removeprefix("bytes ").partition("-")[0].strip()
-    if not first.isdecimal():
-        raise Unavailable("the server answers with a part of the content that it does not name")
-    return int(first)

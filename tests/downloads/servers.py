@@ -27,13 +27,15 @@ from sfvm.downloads.transfer import Transfers
 class Mirror:
     """*answers* are status, headers and body by path; *asked* is what was asked for. Of a path in *cut* each answer
     breaks off after so many bytes of the body; one in *gates* waits for its event in the middle of it. *lengths* is
-    whether it says how long answers are; *metalinks* is what who accepts that gets, by path."""
+    whether it says how long answers are; *metalinks* is what who accepts that gets, by path; of one in
+    *parts* there are at most so many bytes for whoever asks for a range."""
 
     answers: dict[str, tuple[int, dict[str, str], bytes]] = field(default_factory=dict)
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     cut: dict[str, int] = field(default_factory=dict)
     gates: dict[str, threading.Event] = field(default_factory=dict)
     lengths: bool = True
+    parts: dict[str, int] = field(default_factory=dict)
     metalinks: dict[str, bytes] = field(default_factory=dict)
     port: int = 0
     scheme: str = "http"
@@ -70,14 +72,16 @@ def _handler(known: Mirror) -> type[BaseHTTPRequestHandler]:
             if same:
                 status, body = 304, b""
             elif wanted and self.headers.get("If-Range") in (headers.get("ETag"), headers.get("Last-Modified")):
-                headers["Content-Range"] = f"bytes {wanted[1]}-{len(body) - 1}/{len(body)}"
-                status, body = 206, body[int(wanted[1]) :]
+                start, end = int(wanted[1]), min(int(wanted[1]) + known.parts.get(self.path, len(body)), len(body))
+                headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(body)}"
+                status, body = 206, body[start:end]
             self.send_response(status)
-            chunked = "Transfer-Encoding" in headers
+            chunked = "Transfer-Encoding" in headers and status != 206
             if not chunked and known.lengths:
                 headers = {"Content-Length": str(len(body))} | headers
             for name, value in headers.items():
-                self.send_header(name, value)
+                if chunked or name != "Transfer-Encoding":
+                    self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":
                 self._write(body[: known.cut.get(self.path)], chunked)
@@ -91,7 +95,8 @@ def _handler(known: Mirror) -> type[BaseHTTPRequestHandler]:
                 assert gate.wait(30)
                 body = body[len(body) // 2 :]
             if chunked:
-                body = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+                body = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+                body += b"" if self.path in known.cut else b"0\r\n\r\n"
             self.wfile.write(body)
 
         def log_message(self, format: str, *arguments: object) -> None:

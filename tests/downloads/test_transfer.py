@@ -131,6 +131,18 @@ def test_what_breaks_off_is_continued(mirror: Mirror, client: Client, validator:
     assert len(mirror.asked) <= 1 + MAX_RESUMES
 
 
+@pytest.mark.parametrize("headers", [{}, {"Transfer_Encoding": "chunked"}])
+def test_a_part_that_is_shorter_than_asked_is_not_the_rest(
+    mirror: Mirror, client: Client, another: Client, headers: dict[str, str]
+) -> None:
+    """Whether the first answer has said how long all of it is, or the part does."""
+    content = CONTENT[:10_000]
+    url = mirror.serve(PACKAGE, content, ETag='"1"', **headers)
+    mirror.cut[PACKAGE] = mirror.parts[PACKAGE] = 3_000
+    assert client.get(url) == another.get(url) == content
+    assert [headers.get("Range") for _, headers in mirror.asked] == [None, *(f"bytes={n}000-" for n in (3, 6, 9))]
+
+
 @pytest.mark.parametrize(("tag", "cut"), [("", 1000), ('W/"weak"', 1000), ('"tag"', 0)])
 def test_what_cannot_be_continued_is_not(mirror: Mirror, client: Client, tag: str, cut: int) -> None:
     """Without a strong validator, or where nothing comes."""

@@ -17,7 +17,8 @@ import paramiko
 class Web:
     """An HTTP server; *requests* are the ranges that were asked for ("": all). Of an answer, only *most* bytes come
     before the connection is closed; *status* is told instead of the content (a redirection leads to *location*, or in a
-    loop); *ranges* and *lengths* say whether it knows them; *wait* holds an answer back in its middle."""
+    loop); *ranges* and *lengths* say whether it knows them, ranges are no longer than *part*; *wait* holds an answer
+    back in its middle."""
 
     content: bytes
     port: int = 0
@@ -26,6 +27,7 @@ class Web:
     status: int = 200
     ranges: bool = True
     lengths: bool = True
+    part: int | None = None
     wait: threading.Event | None = None
     location: str = ""
 
@@ -57,13 +59,14 @@ def web(content: bytes) -> Iterator[Web]:
             if start >= len(made.content) and start:
                 self.send_error(416)
                 return
+            end = min(start + made.part, len(made.content)) if start and made.part else len(made.content)
             self.send_response(206 if start else 200)
             if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(made.content) - 1}/{len(made.content)}")
+                self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(made.content)}")
             if made.lengths:
-                self.send_header("Content-Length", str(len(made.content) - start))
+                self.send_header("Content-Length", str(end - start))
             self.end_headers()
-            part = made.content[start : None if made.most is None else start + made.most]
+            part = made.content[start : end if made.most is None else min(start + made.most, end)]
             with contextlib.suppress(OSError):
                 self.wfile.write(part[: len(part) // 2])
                 self.wfile.flush()

@@ -121,6 +121,12 @@ def test_a_broken_transfer_goes_on(server: Web, host: Host) -> None:
     assert server.requests == ["", f"bytes={1 << 20}-", f"bytes={2 << 20}-"]
 
 
+def test_a_part_that_is_shorter_than_asked_goes_on(server: Web, host: Host) -> None:
+    server.most = server.part = 1 << 20
+    assert fetch(server.url, SHA256, host, PLACE).read_bytes() == CONTENT
+    assert server.requests == ["", f"bytes={1 << 20}-", f"bytes={2 << 20}-"]
+
+
 def test_without_ranges_it_begins_again_while_there_is_progress(server: Web, host: Host) -> None:
     server.most, server.ranges = 1 << 20, False
     error = refused(server.url, host)
