@@ -197,7 +197,8 @@ class Handler(BaseHTTPRequestHandler):
         access, policy = session.access, session.policy
         target = Target.parse(self.path, policy)
         expected = access.expected(target)
-        if self._asked(*PERSONAL) and not expected:
+        personal = self._asked(*PERSONAL)
+        if personal and not expected:  # nothing of it is kept
             self._pass(target, expected)
             return
         again, forever = target.url in session.seen, FOREVER.search(target.path)
@@ -210,12 +211,12 @@ class Handler(BaseHTTPRequestHandler):
                     return
                 if not forever:
                     validators = {"If-None-Match": known[0].etag, "If-Modified-Since": known[0].modified}
-        headers = self._asked(*ASKED) | {name: value for name, value in validators.items() if value}
+        headers = self._asked(*ASKED) | personal | {name: value for name, value in validators.items() if value}
         begun = time.monotonic()
         try:
             with access.transfers.follow(target, policy, headers, expected) as reader, self._ending(reader.cancel):
                 head = reader.head()
-                if policy.locked is not None and head.status != 200:
+                if policy.locked is not None and head.status not in (200, 401):  # to 401 a client may know an answer
                     raise Refused(
                         f"the lock has it, the download cache does not, and the server says {head.status} "
                         f"{head.reason}: another mirror may have it, or make a new lock (sfvm update)"

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from sfvm.downloads.policy import Policy, Refused
 from sfvm.downloads.store import Draft, Entry, Store
-from sfvm.downloads.upstream import Answer, Broken, Line, Pool, Target
+from sfvm.downloads.upstream import PERSONAL, Answer, Broken, Line, Pool, Target
 
 MAX_KEPT = 4 << 30
 """A larger content is not kept, in bytes."""
@@ -193,12 +193,13 @@ class Transfer:
         sha256, control = draft.digest.hexdigest(), told("Cache-Control", "")
         entry = Entry(sha256, draft.size, told("Last-Modified", ""), told("ETag", ""), told("Content-Type", ""))
         self.entry = entry
-        if re.search(r"no-store|private", control):
+        if not self.expected and re.search(r"no-store|private", control):
             return
         with contextlib.suppress(OSError):  # readers have the draft
             draft.keep()
             self.kept = True
-            self.store.remember(self.target.url, entry)
+            if not any(name in self.headers for name in PERSONAL):  # else by its digest alone
+                self.store.remember(self.target.url, entry)
 
     def _release(self) -> None:
         if self.done and self.readers == 0 and self.file >= 0:
@@ -283,7 +284,7 @@ class Transfers:
         """
         if policy.offline:
             raise Refused("offline: it is not in the download cache")
-        key = (target.url, policy.scope, expected)
+        key = (target.url, policy.scope, expected, *map(headers.get, PERSONAL))
         with self._lock:
             transfer = self._running.get(key)
             new = transfer is None

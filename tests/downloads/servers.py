@@ -28,7 +28,8 @@ class Mirror:
     """*answers* are status, headers and body by path; *asked* is what was asked for. Of a path in *cut* each answer
     breaks off after so many bytes of the body; one in *gates* waits for its event in the middle of it. *lengths* is
     whether it says how long answers are; *metalinks* is what who accepts that gets, by path; of one in
-    *parts* there are at most so many bytes for whoever asks for a range."""
+    *parts* there are at most so many bytes for whoever asks for a range. With a *password*, that is what Authorization
+    must be."""
 
     answers: dict[str, tuple[int, dict[str, str], bytes]] = field(default_factory=dict)
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
@@ -37,6 +38,7 @@ class Mirror:
     lengths: bool = True
     parts: dict[str, int] = field(default_factory=dict)
     metalinks: dict[str, bytes] = field(default_factory=dict)
+    password: str | None = None
     port: int = 0
     scheme: str = "http"
 
@@ -63,6 +65,8 @@ def _handler(known: Mirror) -> type[BaseHTTPRequestHandler]:
             known.asked.append((self.path, dict(self.headers)))
             status, headers, body = known.answers.get(self.path, (404, {}, b"not here"))
             headers = dict(headers)
+            if known.password not in (None, self.headers.get("Authorization")):
+                status, headers, body = 401, {"WWW-Authenticate": "Basic"}, b"who are you?"
             if "metalink" in self.headers.get("Accept", ""):
                 body = known.metalinks.get(self.path, body)
             same = {

@@ -287,6 +287,42 @@ def test_locked(mirror: Mirror, network: Network, store: Store) -> None:
     assert f"{index}: its sha256 is {hashlib.sha256(b'a newer one').hexdigest()}" in client.session.told[-1]
 
 
+@pytest.mark.parametrize("lock", [True, False])
+def test_credentials_for_what_has_a_known_digest(mirror: Mirror, network: Network, store: Store, lock: bool) -> None:
+    """They go with the request; what comes is kept by its digest, and under it alone."""
+    path = PACKAGE if lock else f"/dists/x/by-hash/SHA256/{SHA256}"
+    mirror.password = "mine"
+    url = mirror.serve(path, CONTENT, Cache_Control="private")
+    policy = replace(named(mirror), locked={url: SHA256} if lock else None)
+    response, _ = network.client(policy).request("GET", url)
+    assert (response.status, response.getheader("WWW-Authenticate")) == (401, "Basic"), "a client may ask for them then"
+    client = network.client(policy)
+    assert client.get(url, Authorization="mine") == CONTENT
+    assert [fetched.sha256 for fetched in client.fetched()] == [SHA256]
+    assert not store.urls.exists()
+    offline = network.client(replace(policy, offline=True))
+    assert offline.get(url, Authorization="mine") == offline.get(url) == CONTENT
+    assert len(mirror.asked) == 2
+
+
+def test_who_has_credentials_does_not_follow_who_has_none(mirror: Mirror, network: Network) -> None:
+    url = mirror.serve(PACKAGE, CONTENT)
+    mirror.password = "mine"
+    mirror.gates[PACKAGE] = threading.Event()
+    policy = replace(named(mirror), locked={url: SHA256})
+    client = network.client(policy)
+    with ThreadPoolExecutor() as pool:
+        nobody = pool.submit(client.status, url)
+        while not mirror.asked:
+            time.sleep(0.01)
+        me = pool.submit(network.another(client.session.access).get, url, Authorization="mine")
+        while len(mirror.asked) < 2 and not me.done():
+            time.sleep(0.01)
+        mirror.gates[PACKAGE].set()
+        assert nobody.result() == 401
+        assert me.result() == CONTENT
+
+
 def test_what_is_locked_and_gone_is_told_once(mirror: Mirror, network: Network) -> None:
     gone = mirror.url(PACKAGE)
     client = network.client(replace(named(mirror), locked={gone: SHA256}))
