@@ -20,8 +20,9 @@ from sfvm.sources.remote import Broken, Remote, Unavailable
 from sfvm.verbs import Host
 
 SYSTEM_HOSTS = Path("/etc/ssh/ssh_known_hosts")
+REQUEST = paramiko.SFTPFile.MAX_REQUEST_SIZE
 REQUESTS = 64
-"""Reads on their way at once, of 32 KiB each."""
+"""Reads on their way at once, of :data:`REQUEST` bytes (32 KiB) each."""
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # it would tell the terminal what we tell
 LOST = (OSError, EOFError, paramiko.SSHException)
 
@@ -49,17 +50,27 @@ def open_sftp(url: str, offset: int, host: Host) -> Iterator[Remote]:
             raise Unavailable(f"{path}: the server does not tell its size")
         with file:
             file.seek(offset)
-            if size > offset:
-                file.prefetch(size, REQUESTS)
+            asked = offset
 
             def read() -> bytes:
+                nonlocal asked
                 try:
+                    asked = _ask(file, asked, min(file.tell() + REQUESTS * REQUEST, size))
                     return bytes(file.read(BLOCK))
                 except LOST as error:
                     host.stop.check()
                     raise Broken(f"the connection broke ({error or type(error).__name__})") from error
 
             yield Remote(min(offset, size), size, read)
+
+
+def _ask(file: Any, start: int, end: int) -> int:
+    """Ask for these bytes of *file*, ahead of reading them; return *end*. As SFTPFile.prefetch does, but that has a
+    thread, which tells the terminal of a connection that is lost, or polls for ever."""
+    if chunks := [(place, min(REQUEST, end - place)) for place in range(start, end, REQUEST)]:
+        file._prefetching, file._prefetch_done = True, False
+        file._prefetch_thread(chunks, None)
+    return end
 
 
 def _connect(client: paramiko.SSHClient, name: str, port: int | None, user: str | None, policy: Policy) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import threading
 from collections.abc import Iterator
@@ -92,6 +93,7 @@ class _Files(paramiko.SFTPServerInterface):
     """A directory, to be read."""
 
     root: Path
+    made: Sftp
 
     def open(self, path: str, flags: int, attr: object) -> paramiko.SFTPHandle | int:
         place = self.root / path.lstrip("/")
@@ -100,8 +102,14 @@ class _Files(paramiko.SFTPServerInterface):
         handle = paramiko.SFTPHandle(flags)
         handle.filename = str(place)  # type: ignore[attr-defined]
         handle.readfile = place.open("rb")  # type: ignore[attr-defined]
+        handle.read = functools.partial(self._read, handle)  # type: ignore[method-assign]
         handle.stat = lambda: paramiko.SFTPAttributes.from_stat(place.stat())  # type: ignore[method-assign]
         return handle
+
+    def _read(self, handle: paramiko.SFTPHandle, offset: int, length: int) -> bytes | int:
+        if self.made.wait is not None and offset >= 1 << 20:
+            self.made.wait.wait(60)
+        return paramiko.SFTPHandle.read(handle, offset, length)
 
     def stat(self, path: str) -> paramiko.SFTPAttributes | int:
         place = self.root / path.lstrip("/")
@@ -125,12 +133,14 @@ class _Door(paramiko.ServerInterface):
 
 @dataclass
 class Sftp:
-    """An SFTP server for alice, whose key is *key*; *host* is its own."""
+    """An SFTP server for alice, whose key is *key*; *host* is its own. *wait* holds back what follows the first MiB of
+    a file."""
 
     port: int
     host: paramiko.PKey
     key: paramiko.PKey
     sessions: int = 0
+    wait: threading.Event | None = None
 
     @property
     def known(self) -> str:
@@ -144,7 +154,7 @@ def sftp(directory: Path, host: paramiko.PKey, key: paramiko.PKey) -> Iterator[S
     listener = socket.create_server(("127.0.0.1", 0))
     made = Sftp(listener.getsockname()[1], host, key)
     transports: list[paramiko.Transport] = []
-    files = type("Files", (_Files,), {"root": directory})
+    files = type("Files", (_Files,), {"root": directory, "made": made})
 
     def serve() -> None:
         while True:
@@ -165,6 +175,8 @@ def sftp(directory: Path, host: paramiko.PKey, key: paramiko.PKey) -> Iterator[S
     try:
         yield made
     finally:
+        if made.wait is not None:
+            made.wait.set()
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         thread.join()

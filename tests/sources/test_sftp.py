@@ -2,12 +2,16 @@
 
 import hashlib
 import os
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import paramiko
 import pytest
 
+from sfvm.cancellation import Cancellation, Cancelled
 from sfvm.errors import Place, SpecError
 from sfvm.sources.fetch import fetch
 from sfvm.verbs import Host
@@ -15,7 +19,7 @@ from tests.sources.servers import Sftp, sftp
 from tests.verbs import host as host_of
 
 PLACE = Place(Path("spec.xml"), 3)
-CONTENT = os.urandom(3 << 20)
+CONTENT = os.urandom(4 << 20)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -79,6 +83,28 @@ def test_it_goes_on_where_it_broke(server: Sftp, host: Host) -> None:
     (partial(host)).mkdir(parents=True)
     (partial(host) / SHA256).write_bytes(CONTENT[:1234567])
     assert fetch(url(server), SHA256, host, PLACE).read_bytes() == CONTENT
+
+
+def test_a_transfer_that_is_stopped_leaves_nothing_running(
+    server: Sftp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    server.wait, stop = threading.Event(), Cancellation()
+    own = host_of(tmp_path, stop=stop, named=frozenset({f"127.0.0.1:{server.port}"}))
+    with ThreadPoolExecutor(1) as pool:
+        fetching = pool.submit(fetch, url(server), SHA256, own, PLACE)
+        while not any(path.stat().st_size for path in partial(own).glob("*")):
+            time.sleep(0.01)
+        stop.cancel()
+        with pytest.raises(Cancelled):
+            fetching.result(20)
+    server.wait.set()
+    for thread in threading.enumerate():
+        if "prefetch" in thread.name:
+            thread.join(5)
+            assert not thread.is_alive()
+    assert told == []
 
 
 def test_relative_to_the_users_home(server: Sftp, host: Host) -> None:
