@@ -202,7 +202,7 @@ class Pool:
     def _ask(self, method: str, target: Target, headers: Mapping[str, str], policy: Policy, line: Line) -> Answer:
         if policy.offline:
             raise Refused("offline: it is not in the download cache")
-        proxy = _proxy(target)
+        proxy = proxy_of(target)
         told = {"Host": target.netloc, "User-Agent": f"sfvm/{__version__}", "Accept-Encoding": "identity"}
         told |= headers
         where = target.path
@@ -242,10 +242,10 @@ class Pool:
 
     def connect(self, target: Target, policy: Policy) -> http.client.HTTPConnection:
         """A new connection for requests to *target*; its ``sock`` is open."""
-        proxy = _proxy(target)
+        proxy = proxy_of(target)
         if proxy is None:
             connection = http.client.HTTPConnection(target.host, target.port, timeout=STALLED)
-            connection.sock = self._socket(target, policy)
+            connection.sock = reach(target, policy)
         else:
             connection = http.client.HTTPConnection(proxy.hostname or "", proxy.port or 80, timeout=STALLED)
             if target.scheme == "https":
@@ -266,27 +266,13 @@ class Pool:
         :raises Refused, OSError, http.client.HTTPException: as :meth:`ask`
         """
         target = Target(f"https://{host}:{port}", "https", host, port, "")
-        proxy = _proxy(target)
+        proxy = proxy_of(target)
         if proxy is None:
-            return self._socket(target, policy)
+            return reach(target, policy)
         connection = http.client.HTTPConnection(proxy.hostname or "", proxy.port or 80, timeout=STALLED)
         connection.set_tunnel(host, port, _credentials(proxy))
         connection.connect()
         return connection.sock
-
-    @staticmethod
-    def _socket(target: Target, policy: Policy) -> socket.socket:
-        name = authority(target.host, 0).rpartition(":")[0].strip("[]")
-        found = socket.getaddrinfo(name, target.port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-        reachable = [str(place[0]) for _, _, _, _, place in found]
-        reachable = [address for address in reachable if policy.may_connect(target.host, target.port, address)]
-        failure: OSError | None = None
-        for address in reachable:
-            try:
-                return socket.create_connection((address, target.port), STALLED)
-            except OSError as error:
-                failure = error
-        raise failure or Refused(f"{target.host} is a name of the host itself")
 
     def _take(self, key: Key) -> http.client.HTTPConnection | None:
         with self._lock:
@@ -310,6 +296,35 @@ class Pool:
                 connection.close()
 
 
+def addresses(target: Target, policy: Policy) -> list[str]:
+    """Where the server of *target* may be reached.
+
+    :raises Refused: its name is one of the host itself, in disguise
+    :raises OSError: nobody knows the name
+    """
+    name = authority(target.host, 0).rpartition(":")[0].strip("[]")
+    found = socket.getaddrinfo(name, target.port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    reachable = [str(place[0]) for _, _, _, _, place in found]
+    reachable = [address for address in reachable if policy.may_connect(target.host, target.port, address)]
+    if not reachable:
+        raise Refused(f"{target.host} is a name of the host itself")
+    return reachable
+
+
+def reach(target: Target, policy: Policy) -> socket.socket:
+    """A connection to the server of *target*, without a proxy between.
+
+    :raises Refused, OSError: as :func:`addresses`, or nobody answers there
+    """
+    failure = OSError()
+    for address in addresses(target, policy):
+        try:
+            return socket.create_connection((address, target.port), STALLED)
+        except OSError as error:
+            failure = error
+    raise failure
+
+
 def _part(told: str) -> tuple[int | None, int | None]:
     """The first byte and the size of the whole, as Content-Range tells them (RFC 9110, section 14.4)."""
     found = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(?:(\d{1,18})|\*)", told, re.ASCII)
@@ -317,7 +332,7 @@ def _part(told: str) -> tuple[int | None, int | None]:
     return int(first) if first else None, int(total) if total else None
 
 
-def _proxy(target: Target) -> SplitResult | None:
+def proxy_of(target: Target) -> SplitResult | None:
     """The host's own proxy for *target*, as the environment says; never for the host itself."""
     url = urllib.request.getproxies().get(target.scheme)
     ours = authority(target.host, 0).startswith(("127.", "[::1]"))

@@ -16,15 +16,15 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, Protocol
-from urllib.parse import urlsplit
 
 from sfvm.archives import TooLarge
 from sfvm.downloads.policy import Refused
+from sfvm.downloads.upstream import Target, addresses, proxy_of
 from sfvm.errors import SfvmError
 from sfvm.events import Preparing
 from sfvm.sources.fetch import find, keep, record
@@ -352,12 +352,14 @@ class Registry:
 
     def _judge(self) -> None:
         """:raises SfvmError: the policy does not let anybody ask this registry. Where it sends skopeo is not judged"""
-        place = urlsplit(f"//{self.name}")
         policy = self.host.access.policy
         try:
             if policy.offline:
                 raise Refused("offline: it is not in the download cache")
-            policy.check(place.hostname or "", place.port or 443)
-        except (Refused, ValueError) as error:
+            target = Target.parse(f"https://{self.name}", policy)
+            with suppress(OSError):  # a name that nobody knows skopeo will tell
+                if proxy_of(target) is None:
+                    addresses(target, policy)
+        except Refused as error:
             hint = "see docs/network.md"
             raise SfvmError(f"the registry of {self.name} may not be asked", why=str(error), hint=hint) from error

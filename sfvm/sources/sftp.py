@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import logging
+import socket
 from base64 import b64encode
 from collections.abc import Iterator
 from hashlib import sha256
@@ -15,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 import paramiko
 
 from sfvm.downloads.policy import Policy, Refused
-from sfvm.downloads.upstream import BLOCK, STALLED
+from sfvm.downloads.upstream import BLOCK, STALLED, Target, reach
 from sfvm.sources.remote import Broken, Remote, Unavailable
 from sfvm.verbs import Host
 
@@ -80,13 +81,12 @@ def _connect(client: paramiko.SSHClient, name: str, port: int | None, user: str 
     try:
         port = port or int(configured.get("port", 22))
         user = user or str(configured.get("user", "")) or getpass.getuser()
-        _judge(policy, host, port)
         client.set_missing_host_key_policy(_Refuse(name, port))
         client.load_system_host_keys()
         if SYSTEM_HOSTS.exists():
             client.load_system_host_keys(str(SYSTEM_HOSTS))
         client.connect(
-            host, port, user, key_filename=keys or None,
+            host, port, user, key_filename=keys or None, sock=_reach(policy, host, port),
             timeout=STALLED, banner_timeout=STALLED, auth_timeout=STALLED,
         )  # fmt: skip
     except paramiko.BadHostKeyException as error:
@@ -103,12 +103,13 @@ def _connect(client: paramiko.SSHClient, name: str, port: int | None, user: str 
         raise Unavailable(f"{name} port {port or 22}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _judge(policy: Policy, host: str, port: int) -> None:
+def _reach(policy: Policy, host: str, port: int) -> socket.socket:
     """:raises Unavailable: *policy* does not let anybody go there"""
     try:
         if policy.offline:
             raise Refused("offline: it is not in the download cache")
         policy.check(host, port)
+        return reach(Target("", "sftp", host, port, ""), policy)
     except Refused as error:
         raise Unavailable(str(error), "see docs/network.md") from error
 

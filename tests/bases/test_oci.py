@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import tarfile
 import threading
@@ -310,6 +311,18 @@ def test_a_registry_is_asked_once(make: Maker, layout: Layout, index: bool) -> N
     fetched = own.access.ledger.take()
     assert len(fetched) == (5 if index else 4), "index, manifest, configuration, layers: what gc keeps for the node"
     assert all(one.cached and one.url.startswith(f"docker://{place}/t/image@sha256:") for one in fetched)
+
+
+def test_a_registry_whose_name_stands_for_the_host_itself(
+    make: Maker, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loopback = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 443))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: loopback)
+    monkeypatch.setattr(subprocess, "Popen", None)  # nobody is asked
+    base = make(f'<oci src="docker://images.example/t/image@{digest(layout)}"/>', "bases")
+    with pytest.raises(SfvmError, match="may not be asked") as caught:
+        base.prepare(host(make.home / "work"))
+    assert "images.example is a name of the host itself" in str(caught.value.why)
 
 
 def test_layers_that_are_too_large_are_not_fetched(make: Maker, layout: Layout) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -148,6 +149,14 @@ def test_a_key_with_a_passphrase_is_not_asked_for(
 ) -> None:
     keys[1].write_private_key_file(str(home / "id_ecdsa"), password="secret")
     assert "ssh-add" in str(refused(url(server), host).hint)
+
+
+def test_a_name_that_stands_for_the_host_itself(server: Sftp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loopback = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", server.port))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: loopback)
+    error = refused(f"sftp://alice@images.example:{server.port}/images/d.bin", host_of(tmp_path))
+    assert "images.example is a name of the host itself" in str(error.why)
+    assert server.sessions == 0
 
 
 def test_no_such_file(server: Sftp, host: Host) -> None:
