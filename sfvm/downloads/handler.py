@@ -198,7 +198,7 @@ class Handler(BaseHTTPRequestHandler):
         target = Target.parse(self.path, policy)
         expected = access.expected(target)
         personal = self._asked(*PERSONAL)
-        if personal and not expected:  # nothing of it is kept
+        if (personal and not expected) or target.url in session.unkept:  # nothing of it is kept
             self._pass(target, expected)
             return
         again, forever = target.url in session.seen, FOREVER.search(target.path)
@@ -225,7 +225,10 @@ class Handler(BaseHTTPRequestHandler):
                     self._follow(target, reader, begun)
                     return
                 reader.finish()
-        except Unkept:
+        except Unkept as error:
+            session.unkept.add(target.url)
+            if self.answered:
+                raise Broken(str(error)) from error
             self._pass(target, expected)
             return
         with access.stored(target, expected) as known:

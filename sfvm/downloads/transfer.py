@@ -37,7 +37,10 @@ class WrongDigest(Broken):
 
 
 class Unkept(Exception):
-    """The store cannot hold it: there is no room, or it is too large. It may be passed on without being kept."""
+    """The store cannot hold it: it may be passed on without being kept."""
+
+    def __init__(self) -> None:
+        super().__init__("the download cache has no room for it")
 
 
 @dataclass(frozen=True)
@@ -126,11 +129,9 @@ class Transfer:
                 pass
             self._begin(head)
             return
-        if (head.length or 0) > MAX_KEPT:
-            answer.close()
-            raise Unkept
+        length = head.length or 0
         with self.store.draft() as draft:
-            if draft is None:
+            if draft is None or length > MAX_KEPT or not draft.reserve(length):
                 answer.close()
                 raise Unkept
             self.file = os.dup(draft.file.fileno())
@@ -230,6 +231,7 @@ class Reader:
     def wait(self, offset: int) -> tuple[int, bool]:
         """So many bytes are there, more than *offset*, and whether that is all. The last byte comes with the end.
 
+        :raises Unkept: the store cannot hold the rest
         :raises OSError, http.client.HTTPException: it broke off
         """
         transfer = self.transfer
@@ -237,6 +239,8 @@ class Reader:
             transfer.changed.wait_for(lambda: self._closed or transfer.done or transfer.size - 1 > offset)
             self._check()
             if transfer.done and transfer.error is not None:
+                if isinstance(transfer.error, Unkept):
+                    raise transfer.error
                 raise Broken(str(transfer.error)) from transfer.error
             return (transfer.size, True) if transfer.done else (transfer.size - 1, False)
 

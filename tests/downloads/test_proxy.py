@@ -8,6 +8,7 @@ import hashlib
 import http.client
 import json
 import lzma
+import os
 import socket
 import threading
 from pathlib import Path
@@ -266,6 +267,30 @@ def test_a_full_disk_hinders_nobody(
     monkeypatch.undo()
     monkeypatch.setattr(Draft, "keep", full)
     assert client.get(mirror.serve("/keep.deb", b"package")) == b"package"
+
+
+def test_a_disk_that_fills_up_hinders_nobody_twice(
+    mirror: Mirror, client: Client, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has been begun breaks off; the next attempt is passed on."""
+    content = bytes(5 << 20)
+    url = mirror.serve(PACKAGE, content)
+    write = Draft.write
+    monkeypatch.setattr(Draft, "write", lambda self, data: self.size < 1 << 20 and write(self, data))
+    with pytest.raises(http.client.IncompleteRead):
+        client.get(url)
+    assert client.session.told == [f"failed: {url}: the download cache has no room for it"]
+    assert client.get(url) == content
+    assert list(store.contents.iterdir()) == []
+
+
+def test_a_disk_that_has_no_room_for_all_of_it(mirror: Mirror, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(Draft, "write", lambda self, data: pytest.fail("it is known before"))
+    assert client.get(mirror.serve(PACKAGE, b"package")) == b"package"
 
 
 def test_what_is_very_large_is_passed_on_only(
