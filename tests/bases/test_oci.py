@@ -216,6 +216,8 @@ def test_a_sparse_blob(make: Maker, layout: Layout) -> None:
         ('<oci src="x"/>', "does not exist"),
         ('<oci from="../x"/>', "leaves the spec's directory"),
         ('<oci from="i.oci" digest="sha512:1"/>', "is none"),
+        (f'<oci src="docker://h.org/i@sha256:{"0" * 64}" digest="sha256:{"1" * 64}"/>', "is not the digest in src"),
+        (f'<oci src="docker://h.org/i@sha256:{"0" * 64}" sha256="{"1" * 64}"/>', "is not the digest in src"),
         ('<oci from="."/>', "is not the image"),
         ('<oci from="spec.xml"/>', "is not the image"),
     ],

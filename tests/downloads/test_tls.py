@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from sfvm.downloads.fetched import Fetched, distinct
 from sfvm.downloads.policy import Policy
 from sfvm.downloads.store import Draft, Store
 from sfvm.downloads.transfer import Transfers
@@ -95,6 +96,12 @@ def test_a_tunnel(secure: Mirror, network: Network, authority: tuple[Path, Path]
 def test_where_no_tunnel_leads(client: Client, place: str) -> None:
     assert client.status(place, "CONNECT") == 403
     assert len(client.session.told) == 1
+
+
+def test_tunnels_to_one_place_are_told_as_one() -> None:
+    one, two = Fetched("https://h:443", "", 1000, 0.5, False), Fetched("https://h:443", "", 2000, 0.25, False)
+    other = Fetched("https://i:443", "", 1, 0, False)
+    assert distinct([*distinct([one, other]), two]) == (Fetched("https://h:443", "", 3000, 0.75, False), other)
 
 
 def test_a_tunnel_with_a_lock(secure: Mirror, network: Network) -> None:
