@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -201,7 +202,22 @@ def test_a_sparse_blob(make: Maker, layout: Layout) -> None:
         info.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": str(1 << 40),
                             "GNU.sparse.map": "0,0"}  # fmt: skip
         tar.addfile(info)
-    assert "has not" in refused(make, '<oci from="i.tar"/>')
+    assert f"it has no blobs/sha256/{first}" in refused(make, '<oci from="i.tar"/>')
+
+
+@pytest.mark.parametrize(("kind", "size"), [(tarfile.XHDTYPE, 1 << 30), (tarfile.GNUTYPE_LONGNAME, 1 << 30),
+                                            (tarfile.REGTYPE, 1 << 70), (tarfile.REGTYPE, -512)])  # fmt: skip
+def test_a_hostile_tar(make: Maker, kind: bytes, size: int) -> None:
+    """A header that says it has a gigabyte (of holes) is not read, and none twice."""
+    make.specs.mkdir()
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, size
+    with (make.specs / "i.tar").open("wb") as tar:
+        tar.write(info.tobuf(tarfile.GNU_FORMAT))
+        tar.truncate((1 << 30) + 4096)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "it is no plain tar" in str(make.refused('<oci from="i.tar"/>', "bases").why)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10, "KiB"
 
 
 @pytest.mark.parametrize(
