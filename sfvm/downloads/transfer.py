@@ -28,14 +28,6 @@ LAST = 2.0
 FAILURES = (OSError, http.client.HTTPException, Refused)
 
 
-class WrongDigest(Broken):
-    """The content is another; *found* is its SHA-256."""
-
-    def __init__(self, found: str, expected: str) -> None:
-        super().__init__(f"its sha256 is {found}, not {expected}")
-        self.found = found
-
-
 class Unkept(Exception):
     """The store cannot hold it: it may be passed on without being kept."""
 
@@ -187,7 +179,7 @@ class Transfer:
     def _check(self, draft: Draft) -> None:
         found = draft.digest.hexdigest()
         if self.expected and found != self.expected:
-            raise WrongDigest(found, self.expected)
+            raise Broken(f"its sha256 is {found}, not {self.expected}")
 
     def _keep(self, draft: Draft, head: Head) -> None:
         told = head.headers.get

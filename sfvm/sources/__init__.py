@@ -84,7 +84,7 @@ class Source:
             return self.path
         from sfvm.sources.fetch import fetch  # few builds fetch
 
-        return fetch(self.url, self.sha256, host, self.place)
+        return fetch(self.url, self.sha256, host.access, self.place)
 
 
 def name_of(url: str) -> str:

@@ -279,7 +279,7 @@ class Registry:
     def manifest(self, descriptor: Descriptor) -> Path:
         self.last = descriptor.sha256
         begun = time.monotonic()
-        kept = find(descriptor.sha256, self.host)
+        kept = find(descriptor.sha256, self.host.access)
         cached = kept is not None
         if kept is None:
             draft = self.host.work / "registry.json"
@@ -289,11 +289,11 @@ class Registry:
 
     def blob(self, descriptor: Descriptor) -> Path:
         begun = time.monotonic()
-        kept = find(descriptor.sha256, self.host)
+        kept = find(descriptor.sha256, self.host.access)
         cached = kept is not None
         if kept is None:
             self._fetch()
-            kept = find(descriptor.sha256, self.host)
+            kept = find(descriptor.sha256, self.host.access)
         if kept is None:
             raise Wrong(f"the registry has no blob {descriptor.sha256}")
         return self._used(descriptor, kept, begun, cached=cached)
@@ -317,14 +317,14 @@ class Registry:
     def _used(self, descriptor: Descriptor, kept: Path, begun: float, *, cached: bool) -> Path:
         if descriptor.size not in (None, kept.stat().st_size):
             raise Wrong(f"blob {descriptor.sha256} has not {descriptor.size} bytes")
-        record(self._url(descriptor), kept, self.host, begun, cached=cached)
+        record(self._url(descriptor), kept, self.host.access, begun, cached=cached)
         return kept
 
     def _keep(self, draft: Path, descriptor: Descriptor) -> Path:
         try:
             with draft.open("rb") as file:
                 _compare(file, descriptor)
-            return keep(draft, descriptor.sha256, self.host)
+            return keep(draft, descriptor.sha256, self.host.access)
         finally:
             draft.unlink(missing_ok=True)
 

@@ -15,10 +15,10 @@ from urllib.parse import unquote, urlsplit
 
 import paramiko
 
+from sfvm.downloads.access import Access
 from sfvm.downloads.policy import Policy, Refused
 from sfvm.downloads.upstream import BLOCK, STALLED, Target, reach
 from sfvm.sources.remote import Broken, Remote, Unavailable
-from sfvm.verbs import Host
 
 SYSTEM_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 REQUEST = paramiko.SFTPFile.MAX_REQUEST_SIZE
@@ -29,15 +29,15 @@ LOST = (OSError, EOFError, paramiko.SSHException)
 
 
 @contextlib.contextmanager
-def open_sftp(url: str, offset: int, host: Host) -> Iterator[Remote]:
+def open_sftp(url: str, offset: int, access: Access) -> Iterator[Remote]:
     """What *url* has; its path is absolute, or begins with ``/~/``.
 
     :raises Unavailable: the server is unknown or another, lets nobody in, or has no such file
     """
     parts = urlsplit(url)
     path = unquote(parts.path).removeprefix("/~/")
-    with paramiko.SSHClient() as client, host.stop.killing(client.close):
-        _connect(client, parts.hostname or "", parts.port, parts.username, host.access.policy)
+    with paramiko.SSHClient() as client, access.stop.killing(client.close):
+        _connect(client, parts.hostname or "", parts.port, parts.username, access.policy)
         try:
             sftp = client.open_sftp()
             channel = sftp.get_channel()
@@ -59,7 +59,7 @@ def open_sftp(url: str, offset: int, host: Host) -> Iterator[Remote]:
                     asked = _ask(file, asked, min(file.tell() + REQUESTS * REQUEST, size))
                     return bytes(file.read(BLOCK))
                 except LOST as error:
-                    host.stop.check()
+                    access.stop.check()
                     raise Broken(f"the connection broke ({error or type(error).__name__})") from error
 
             yield Remote(min(offset, size), size, read)

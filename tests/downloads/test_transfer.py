@@ -11,14 +11,11 @@ from dataclasses import replace
 
 import pytest
 
-from sfvm.cancellation import Cancellation, Cancelled
 from sfvm.downloads import upstream
-from sfvm.downloads.access import Access
 from sfvm.downloads.policy import Policy
 from sfvm.downloads.store import Draft, Store
 from sfvm.downloads.transfer import MAX_RESUMES, Transfers
 from sfvm.downloads.upstream import MAX_REDIRECTS, Target
-from sfvm.errors import StepError
 from tests.downloads.servers import Client, Mirror, Network, serving
 
 CONTENT = bytes(range(256)) * 20_000
@@ -350,39 +347,3 @@ def test_offline(mirror: Mirror, network: Network) -> None:
     assert client.status("example.org:443", "CONNECT") == 403
     assert len(mirror.asked) == asked
     assert {fetched.cached for fetched in client.fetched()} == {True}
-
-
-@pytest.mark.parametrize("status", [404, 500])
-def test_fetch_of_what_is_not_there(mirror: Mirror, network: Network, status: int) -> None:
-    access = Access(Transfers(network.store), named(mirror))
-    with pytest.raises(StepError, match="cannot be downloaded") as failed:
-        access.fetch(mirror.serve("/a", b"no", status), SHA256)
-    assert str(status) in str(failed.value.why)
-
-
-def test_fetch(mirror: Mirror, network: Network, store: Store) -> None:
-    url = mirror.serve("/a", CONTENT, ETag='"1"')
-    mirror.cut["/a"] = len(CONTENT) // 2
-    access = Access(Transfers(store), named(mirror))
-    assert access.fetch(url, SHA256).read_bytes() == CONTENT
-    assert access.fetch(url, SHA256).read_bytes() == CONTENT
-    assert len(mirror.asked) >= 2, "it was continued"
-    assert [fetched.cached for fetched in access.ledger.take()] == [False]
-    with pytest.raises(StepError, match="not what the spec expects"):
-        access.fetch(url, "0" * 64)
-    assert access.fetch("http://elsewhere.invalid/b", SHA256) == store.content(SHA256), "from wherever it came"
-
-
-def test_a_fetch_ends_when_the_build_does(mirror: Mirror, network: Network) -> None:
-    stop = Cancellation()
-    access = Access(Transfers(network.store), named(mirror), stop)
-    mirror.gates["/a"] = threading.Event()
-    url = mirror.serve("/a", CONTENT)
-    with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(access.fetch, url, SHA256)
-        while not mirror.asked:
-            time.sleep(0.01)
-        stop.cancel()
-        with pytest.raises(Cancelled):
-            waiting.result(20)
-        mirror.gates["/a"].set()

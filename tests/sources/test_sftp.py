@@ -67,23 +67,23 @@ def url(server: Sftp, path: str = "/images/d.bin") -> str:
 
 def refused(address: str, host: Host) -> SpecError:
     with pytest.raises(SpecError) as caught:
-        fetch(address, SHA256, host, PLACE)
+        fetch(address, SHA256, host.access, PLACE)
     assert caught.value.place == PLACE
     assert list((partial(host)).iterdir()) == []
     return caught.value
 
 
 def test_once(server: Sftp, host: Host) -> None:
-    path = fetch(url(server), SHA256, host, PLACE)
+    path = fetch(url(server), SHA256, host.access, PLACE)
     assert path.read_bytes() == CONTENT
-    assert fetch(url(server), SHA256, host, PLACE) == path
+    assert fetch(url(server), SHA256, host.access, PLACE) == path
     assert server.sessions == 1
 
 
 def test_it_goes_on_where_it_broke(server: Sftp, host: Host) -> None:
     (partial(host)).mkdir(parents=True)
     (partial(host) / SHA256).write_bytes(CONTENT[:1234567])
-    assert fetch(url(server), SHA256, host, PLACE).read_bytes() == CONTENT
+    assert fetch(url(server), SHA256, host.access, PLACE).read_bytes() == CONTENT
 
 
 def test_a_transfer_that_is_stopped_leaves_nothing_running(
@@ -94,7 +94,7 @@ def test_a_transfer_that_is_stopped_leaves_nothing_running(
     server.wait, stop = threading.Event(), Cancellation()
     own = host_of(tmp_path, stop=stop, named=frozenset({f"127.0.0.1:{server.port}"}))
     with ThreadPoolExecutor(1) as pool:
-        fetching = pool.submit(fetch, url(server), SHA256, own, PLACE)
+        fetching = pool.submit(fetch, url(server), SHA256, own.access, PLACE)
         while not any(path.stat().st_size for path in partial(own).glob("*")):
             time.sleep(0.01)
         stop.cancel()
@@ -109,7 +109,7 @@ def test_a_transfer_that_is_stopped_leaves_nothing_running(
 
 
 def test_relative_to_the_users_home(server: Sftp, host: Host) -> None:
-    assert fetch(url(server, "/~/images/d.bin"), SHA256, host, PLACE).read_bytes() == CONTENT
+    assert fetch(url(server, "/~/images/d.bin"), SHA256, host.access, PLACE).read_bytes() == CONTENT
 
 
 def test_the_configuration_of_ssh_holds(server: Sftp, host: Host, home: Path) -> None:
@@ -117,7 +117,7 @@ def test_the_configuration_of_ssh_holds(server: Sftp, host: Host, home: Path) ->
     (home / "config").write_text(
         f"Host images\n  HostName 127.0.0.1\n  Port {server.port}\n  User alice\n  IdentityFile {home}/other\n"
     )
-    assert fetch("sftp://images/images/d.bin", SHA256, host, PLACE).read_bytes() == CONTENT
+    assert fetch("sftp://images/images/d.bin", SHA256, host.access, PLACE).read_bytes() == CONTENT
 
 
 def test_an_unknown_host(server: Sftp, host: Host, home: Path) -> None:
