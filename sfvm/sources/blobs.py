@@ -7,7 +7,6 @@ the one before it says; the first digest is in the spec, or in its node's key.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -19,7 +18,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from io import BufferedReader
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -215,7 +214,7 @@ class Packed:
 
     def index(self) -> dict[str, Any]:
         with self._at("index.json") as (file, size):
-            return parsed(io.BytesIO(file.read(min(size, MOST_JSON + 1))), "index.json")
+            return parsed(BytesIO(file.read(min(size, MOST_JSON + 1))), "index.json")
 
     def blob(self, descriptor: Descriptor) -> Path:
         target = self.work / descriptor.sha256
@@ -243,7 +242,7 @@ class Packed:
             yield file, size
 
 
-class _Headers(io.FileIO):
+class _Headers(FileIO):
     """A tar of which headers alone are read: of one member, before *taken* is made 0 again, no more than
     :data:`MAX_HEADER` bytes."""
 
