@@ -127,7 +127,7 @@ class Guest(Protocol):
         """A file of the host with the content that has this SHA-256: from the download cache, else from *url*, as far
         as the policy of the build allows. Read it only.
 
-        :raises StepError: it cannot be had, or is another content
+        :raises SfvmError: it cannot be had, or is another content
         """
 
     def packages(self) -> tuple[Package, ...]:

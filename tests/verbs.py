@@ -20,6 +20,7 @@ from sfvm.downloads.transfer import Transfers
 from sfvm.errors import SpecError
 from sfvm.events import ignore
 from sfvm.guest import Command, Package
+from sfvm.sources.fetch import fetch
 from sfvm.verbs import Host, registry
 
 
@@ -56,7 +57,7 @@ def host(
 ) -> Host:
     """The host of a base, with everything in the directory *work*; *more* is a listener, or the policy's."""
     listener = more.pop("listener", ignore)
-    access = Access(Transfers(Store(work / "downloads")), Policy(**more), stop)
+    access = Access(Transfers(Store(work / "downloads")), Policy(**more), stop, listener)
     return Host(work, size, architecture, access, listener)
 
 
@@ -141,7 +142,7 @@ class Directory:
     def fetch(self, url: str, sha256: str) -> Path:
         transfers = Transfers(Store(self.root.parent / "downloads"))
         try:
-            return Access(transfers, self.policy).fetch(url, sha256)
+            return fetch(url, sha256, Access(transfers, self.policy))
         finally:
             transfers.close()
 

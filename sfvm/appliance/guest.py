@@ -185,7 +185,9 @@ class ApplianceGuest:
     def fetch(self, url: str, sha256: str) -> Path:
         if self.access is None:
             raise StepError(f"{url} may not be downloaded", why="nothing is, here")
-        return self.access.fetch(url, sha256)
+        from sfvm.sources.fetch import fetch  # few builds fetch
+
+        return fetch(url, sha256, self.access)
 
     def packages(self) -> tuple[Package, ...]:
         return packages.installed(self)

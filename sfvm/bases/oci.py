@@ -77,6 +77,11 @@ class Oci:
                     why="a tag moves: an image is known by its digest, in the registry of a host",
                     hint="docker://docker.io/library/alpine@sha256:…, as `skopeo inspect` tells",
                 )
+            for name, other in (("digest", digest), ("sha256", element.get("sha256"))):
+                if other and other.lower() != reference[2]:
+                    raise SpecError(
+                        f"{name} is not the digest in src", place=element.place_of(name), hint=f"leave {name} out"
+                    )
             return cls(None, reference[1], None, reference[2], known, element.place)
         if "://" in text:
             if "sha256" not in element.attributes:

@@ -163,7 +163,8 @@ class ChainBuilder:
             self.sealer.wait()  # a new appliance, or older work, stands on the published parent
         work = self.repository.work(node.key, node.name)
         done = self.repository.adopt(node.base_key, [step.key for step in node.steps], work)
-        self.access = Access(self.transfers, replace(self.policy(node), locked=node.pin.contents), self.stop)
+        policy = replace(self.policy(node), locked=node.pin.contents)
+        self.access = Access(self.transfers, policy, self.stop, self.listener)
         if self.running is not None and work.checkpoints:
             self._stop()
         with NodeLog(node.name, self.repository.log_path(node.key), self.listener) as self.log:

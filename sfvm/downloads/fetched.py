@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -66,10 +66,13 @@ class Ledger:
 
 def distinct(found: Iterable[Fetched]) -> tuple[Fetched, ...]:
     """*found* without those that say again that a URL had a content, in their order. What came over the network stays,
-    rather than what was cached then."""
+    rather than what was cached then. Tunnels to one place are one, with the bytes and seconds of all."""
     first: dict[tuple[str, str], Fetched] = {}
     for fetched in found:
         known = first.get((fetched.url, fetched.sha256))
-        if known is None or (known.cached and not fetched.cached):
+        if known is not None and fetched.tunnel:
+            seconds = round(known.seconds + fetched.seconds, 3)
+            first[fetched.url, ""] = replace(known, size=known.size + fetched.size, seconds=seconds)
+        elif known is None or (known.cached and not fetched.cached):
             first[fetched.url, fetched.sha256] = fetched
     return tuple(first.values())

@@ -23,14 +23,13 @@ from sfvm.downloads.session import FOREVER, Session
 from sfvm.downloads.store import Entry
 from sfvm.downloads.transfer import FAILURES, Reader, Unkept
 from sfvm.downloads.tunnel import Tunnel
-from sfvm.downloads.upstream import STALLED, Answer, Broken, Line, Target
+from sfvm.downloads.upstream import PERSONAL, STALLED, Answer, Broken, Line, Target
 
 PACKAGE = re.compile(r"\.(u?deb|ddeb)$")
 MAX_QUESTION = 1 << 20
-ASKED = ("Accept", "Cache-Control", "User-Agent")
-"""What of a request goes upstream."""
-PERSONAL = ("Authorization", "Cookie")
-"""A request with one of these is passed on with them, and nothing of it is kept."""
+ASKED = ("Cache-Control", "User-Agent")
+"""What of a request goes upstream. Accept does not: to libzypp's, openSUSE's server answers with a metalink in place of
+the file, and what is kept, and locked, is what a URL has."""
 TOLD = ("Content-Type", "ETag", "Last-Modified", "Location", "Retry-After", "WWW-Authenticate")
 """What of an answer comes back."""
 
@@ -198,7 +197,8 @@ class Handler(BaseHTTPRequestHandler):
         access, policy = session.access, session.policy
         target = Target.parse(self.path, policy)
         expected = access.expected(target)
-        if self._asked(*PERSONAL) and not expected:
+        personal = self._asked(*PERSONAL)
+        if (personal and not expected) or target.url in session.unkept:  # nothing of it is kept
             self._pass(target, expected)
             return
         again, forever = target.url in session.seen, FOREVER.search(target.path)
@@ -211,12 +211,12 @@ class Handler(BaseHTTPRequestHandler):
                     return
                 if not forever:
                     validators = {"If-None-Match": known[0].etag, "If-Modified-Since": known[0].modified}
-        headers = self._asked(*ASKED) | {name: value for name, value in validators.items() if value}
+        headers = self._asked(*ASKED) | personal | {name: value for name, value in validators.items() if value}
         begun = time.monotonic()
         try:
             with access.transfers.follow(target, policy, headers, expected) as reader, self._ending(reader.cancel):
                 head = reader.head()
-                if policy.locked is not None and head.status != 200:
+                if policy.locked is not None and head.status not in (200, 401):  # to 401 a client may know an answer
                     raise Refused(
                         f"the lock has it, the download cache does not, and the server says {head.status} "
                         f"{head.reason}: make a new lock (sfvm update)"
@@ -225,7 +225,10 @@ class Handler(BaseHTTPRequestHandler):
                     self._follow(target, reader, begun)
                     return
                 reader.finish()
-        except Unkept:
+        except Unkept as error:
+            session.unkept.add(target.url)
+            if self.answered:
+                raise Broken(str(error)) from error
             self._pass(target, expected)
             return
         with access.stored(target, expected) as known:

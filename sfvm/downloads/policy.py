@@ -153,6 +153,7 @@ def _named(text: str) -> str | None:
 def _is_ours(host: str) -> bool:
     """Whether *host*, a name or an address, is the host itself, or what only the host should reach."""
     import ipaddress  # for builds only
+    import socket
 
     host = host.lower().rstrip(".").partition("%")[0]
     if host == "localhost" or host.endswith(".localhost"):
@@ -160,7 +161,10 @@ def _is_ours(host: str) -> bool:
     try:
         found = ipaddress.ip_address(host)
     except ValueError:
-        return False
+        try:
+            found = ipaddress.ip_address(socket.inet_aton(host))  # 0x7f.1 and the like
+        except OSError:
+            return False
     if isinstance(found, ipaddress.IPv6Address):
         inner = found.ipv4_mapped or found.sixtofour
         if inner is not None:

@@ -4,7 +4,8 @@ It listens on the host's loopback. Who connects says the token of a session firs
 a command in the VM does (``appliance/relay``), and the command's requests are judged by that session's policy. GET of
 http and https is answered from the download cache, or fetched and kept there; what a URL had is asked for again with
 its validators, unless the URL names one content for ever; and a URL that one command asks for twice is fetched anew,
-because what came first was of no use to it. HEAD, and requests with credentials, are passed on. CONNECT makes a tunnel.
+because what came first was of no use to it. HEAD, and requests with credentials for what has no known
+digest, are passed on. CONNECT makes a tunnel.
 """
 
 from __future__ import annotations

@@ -17,12 +17,14 @@ FOREVER = re.compile(r"/by-hash/|\.(u?deb|ddeb|rpm|apk|pkg\.tar\.(xz|zst))$")
 
 @dataclass
 class Session:
-    """One command's use of the network. *told* says for its log what it could not have, and why."""
+    """One command's use of the network. *told* says for its log what it could not have, and why; *unkept* are URLs for
+    which the cache had no room."""
 
     access: Access
     policy: Policy
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     seen: set[str] = field(default_factory=set)
+    unkept: set[str] = field(default_factory=set)
     told: list[str] = field(default_factory=list)
 
     def doubt(self, output: Iterable[str]) -> None:

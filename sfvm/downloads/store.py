@@ -8,6 +8,7 @@ compared with its name before it is used, so a damaged one is no worse than a mi
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ MAX_AGE = 30 * 86400.0
 """Seconds after which what nobody has used is garbage."""
 ABANDONED = 86400.0
 """The same for a download that was never finished."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,15 @@ class Draft:
         self.path = path
         self.digest = hashlib.sha256()
         self.size = 0
+
+    def reserve(self, size: int) -> bool:
+        """Whether there is room for *size* bytes, all that will come. On some filesystems that is not known before."""
+        try:
+            if size:
+                os.posix_fallocate(self.file.fileno(), 0, size)
+        except OSError as error:
+            return error.errno not in FULL
+        return True
 
     def write(self, data: bytes) -> bool:
         """Whether there was room for *data*."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from sfvm.downloads.policy import Policy, Refused
 from sfvm.downloads.store import Draft, Entry, Store
-from sfvm.downloads.upstream import Answer, Broken, Line, Pool, Target
+from sfvm.downloads.upstream import PERSONAL, Answer, Broken, Line, Pool, Target
 
 MAX_KEPT = 4 << 30
 """A larger content is not kept, in bytes."""
@@ -28,16 +28,11 @@ LAST = 2.0
 FAILURES = (OSError, http.client.HTTPException, Refused)
 
 
-class WrongDigest(Broken):
-    """The content is another; *found* is its SHA-256."""
-
-    def __init__(self, found: str, expected: str) -> None:
-        super().__init__(f"its sha256 is {found}, not {expected}")
-        self.found = found
-
-
 class Unkept(Exception):
-    """The store cannot hold it: there is no room, or it is too large. It may be passed on without being kept."""
+    """The store cannot hold it: it may be passed on without being kept."""
+
+    def __init__(self) -> None:
+        super().__init__("the download cache has no room for it")
 
 
 @dataclass(frozen=True)
@@ -126,11 +121,9 @@ class Transfer:
                 pass
             self._begin(head)
             return
-        if (head.length or 0) > MAX_KEPT:
-            answer.close()
-            raise Unkept
+        length = head.length or 0
         with self.store.draft() as draft:
-            if draft is None:
+            if draft is None or length > MAX_KEPT or not draft.reserve(length):
                 answer.close()
                 raise Unkept
             self.file = os.dup(draft.file.fileno())
@@ -157,6 +150,9 @@ class Transfer:
                     with self.changed:
                         self.head, self.size = head, draft.size
                         self.changed.notify_all()
+                for whole in (head.length, answer.total):
+                    if whole not in (None, draft.size):  # the part was shorter than asked
+                        raise Broken(f"it ended after {draft.size} of {whole} bytes")
                 return
             except (OSError, http.client.HTTPException) as error:
                 answer.close()
@@ -175,7 +171,7 @@ class Transfer:
         if head.status != 200 or not validator:
             raise error
         answer = self._ask({"Range": f"bytes={size}-", "If-Range": validator})
-        if answer.status != 206 or not answer.headers.get("Content-Range", "").startswith(f"bytes {size}-"):
+        if answer.status != 206 or answer.start != size:
             answer.close()
             raise error
         return answer
@@ -183,19 +179,20 @@ class Transfer:
     def _check(self, draft: Draft) -> None:
         found = draft.digest.hexdigest()
         if self.expected and found != self.expected:
-            raise WrongDigest(found, self.expected)
+            raise Broken(f"its sha256 is {found}, not {self.expected}")
 
     def _keep(self, draft: Draft, head: Head) -> None:
         told = head.headers.get
         sha256, control = draft.digest.hexdigest(), told("Cache-Control", "")
         entry = Entry(sha256, draft.size, told("Last-Modified", ""), told("ETag", ""), told("Content-Type", ""))
         self.entry = entry
-        if re.search(r"no-store|private", control):
+        if not self.expected and re.search(r"no-store|private", control):
             return
         with contextlib.suppress(OSError):  # readers have the draft
             draft.keep()
             self.kept = True
-            self.store.remember(self.target.url, entry)
+            if not any(name in self.headers for name in PERSONAL):  # else by its digest alone
+                self.store.remember(self.target.url, entry)
 
     def _release(self) -> None:
         if self.done and self.readers == 0 and self.file >= 0:
@@ -226,6 +223,7 @@ class Reader:
     def wait(self, offset: int) -> tuple[int, bool]:
         """So many bytes are there, more than *offset*, and whether that is all. The last byte comes with the end.
 
+        :raises Unkept: the store cannot hold the rest
         :raises OSError, http.client.HTTPException: it broke off
         """
         transfer = self.transfer
@@ -233,6 +231,8 @@ class Reader:
             transfer.changed.wait_for(lambda: self._closed or transfer.done or transfer.size - 1 > offset)
             self._check()
             if transfer.done and transfer.error is not None:
+                if isinstance(transfer.error, Unkept):
+                    raise transfer.error
                 raise Broken(str(transfer.error)) from transfer.error
             return (transfer.size, True) if transfer.done else (transfer.size - 1, False)
 
@@ -280,7 +280,7 @@ class Transfers:
         """
         if policy.offline:
             raise Refused("offline: it is not in the download cache")
-        key = (target.url, policy.scope, expected)
+        key = (target.url, policy.scope, expected, *map(headers.get, PERSONAL))
         with self._lock:
             transfer = self._running.get(key)
             new = transfer is None

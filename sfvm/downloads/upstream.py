@@ -29,6 +29,8 @@ BLOCK = 1 << 20
 MAX_REDIRECTS = 10
 REDIRECTIONS = (301, 302, 303, 307, 308)
 PORTS = {"http": 80, "https": 443}
+PERSONAL = ("Authorization", "Cookie")
+"""What a request says to prove who asks."""
 
 
 class Broken(OSError):
@@ -70,6 +72,10 @@ class Target:
         return cls(f"{scheme}://{_netloc(host, port, scheme)}{path}", scheme, host, port, path)
 
     @property
+    def server(self) -> tuple[str, str, int]:
+        return self.scheme, self.host, self.port
+
+    @property
     def netloc(self) -> str:
         return _netloc(self.host, self.port, self.scheme)
 
@@ -90,9 +96,13 @@ class Line:
     def hold(self, used: socket.socket) -> None:
         """:raises Broken: it is cut"""
         with self._lock:
-            if self._cut:
-                raise Broken("it was given up")
+            self.check()
             self._socket = used
+
+    def check(self) -> None:
+        """:raises Broken: it is cut"""
+        if self._cut:
+            raise Broken("it was given up")
 
     def cut(self) -> None:
         """Make who waits fail, now or later; from any thread."""
@@ -100,7 +110,8 @@ class Line:
             self._cut = True
             if self._socket is not None:
                 with contextlib.suppress(OSError):  # it has just ended
-                    self._socket.shutdown(socket.SHUT_RDWR)
+                    # Not SSLSocket's: who reads would go on, with ciphertext.
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
 Key = tuple[str, str, int, str]
@@ -111,9 +122,10 @@ class Answer:
     """A server's answer. *target* is who gave it, at the end of all redirections."""
 
     def __init__(
-        self, pool: Pool, key: Key, target: Target, connection: http.client.HTTPConnection, method: str
+        self, pool: Pool, key: Key, target: Target, connection: http.client.HTTPConnection, method: str, line: Line
     ) -> None:
         self.target = target
+        self._line = line
         self._pool = pool
         self._key = key
         self._connection = connection
@@ -125,6 +137,13 @@ class Answer:
         none = method == "HEAD" or self.status in (204, 304)
         self.length: int | None = 0 if none else length
         """Of the body, in bytes; None where the server does not say."""
+        self.start: int | None = 0
+        """The first byte of the content that the body has; None where the server does not say."""
+        self.total = self.length
+        """Of the whole content, of which the body may be a part, in bytes; None where the server does not say."""
+        if self.status == http.client.PARTIAL_CONTENT:
+            self.start, self.total = _part(self.headers.get("Content-Range", ""))
+        self._ended = False
 
     def blocks(self) -> Iterator[bytes]:
         """The body.
@@ -135,13 +154,16 @@ class Answer:
             yield block
         if self._response.length:
             raise http.client.IncompleteRead(b"", self._response.length)
+        self._line.check()  # the end of what has no length may be that of the line
         self._response.close()  # read1 does not, and the connection would wait for it
+        self._ended = True
         self._pool.give(self._key, self._connection, usable=not self._response.will_close)
 
     def close(self) -> None:
         """Read no more of it."""
-        self._response.close()
-        self._connection.close()
+        if not self._ended:  # else the connection may have another already
+            self._response.close()
+            self._connection.close()
 
 
 class Pool:
@@ -157,7 +179,8 @@ class Pool:
         return ssl.create_default_context()
 
     def ask(self, method: str, target: Target, headers: Mapping[str, str], policy: Policy, line: Line) -> Answer:
-        """The answer to a request, its body not read yet. Redirections of GET are followed. *line* ends it.
+        """The answer to a request, its body not read yet. Redirections of GET are followed,
+        to another server without credentials. *line* ends it.
 
         :raises Refused: the policy does not let it go there, or to where it is sent
         :raises OSError, http.client.HTTPException: a server cannot be reached, or does not do what it should
@@ -169,7 +192,9 @@ class Pool:
             if method != "GET" or answer.status not in REDIRECTIONS or not location:
                 return answer
             answer.close()
-            target = Target.parse(urljoin(target.url, location), policy)
+            before, target = target, Target.parse(urljoin(target.url, location), policy)
+            if target.server != before.server:
+                headers = {name: value for name, value in headers.items() if name not in PERSONAL}
             if target.url in seen or len(seen) > MAX_REDIRECTS:
                 raise Broken("it redirects in a loop" if target.url in seen else "it redirects too often")
             seen.add(target.url)
@@ -177,24 +202,24 @@ class Pool:
     def _ask(self, method: str, target: Target, headers: Mapping[str, str], policy: Policy, line: Line) -> Answer:
         if policy.offline:
             raise Refused("offline: it is not in the download cache")
-        proxy = _proxy(target)
+        proxy = proxy_of(target)
         told = {"Host": target.netloc, "User-Agent": f"sfvm/{__version__}", "Accept-Encoding": "identity"}
         told |= headers
         where = target.path
         if proxy is not None and target.scheme == "http":
             where, told = target.url, told | _credentials(proxy)
-        key = target.scheme, target.host, target.port, proxy.geturl() if proxy else ""
+        key = *target.server, proxy.geturl() if proxy else ""
         kept = self._take(key)
         if kept is not None:
             try:
                 line.hold(kept.sock)
-                return self._send(kept, key, method, target, where, told)
+                return self._send(kept, key, method, target, where, told, line)
             except (OSError, http.client.HTTPException):  # closed meanwhile
                 kept.close()
         connection = self.connect(target, policy)
         try:
             line.hold(connection.sock)
-            return self._send(connection, key, method, target, where, told)
+            return self._send(connection, key, method, target, where, told, line)
         except BaseException:
             connection.close()
             raise
@@ -207,19 +232,20 @@ class Pool:
         target: Target,
         where: str,
         headers: Mapping[str, str],
+        line: Line,
     ) -> Answer:
         connection.putrequest(method, where, skip_host=True, skip_accept_encoding=True)
         for name, value in headers.items():
             connection.putheader(name, value)
         connection.endheaders()
-        return Answer(self, key, target, connection, method)
+        return Answer(self, key, target, connection, method, line)
 
     def connect(self, target: Target, policy: Policy) -> http.client.HTTPConnection:
         """A new connection for requests to *target*; its ``sock`` is open."""
-        proxy = _proxy(target)
+        proxy = proxy_of(target)
         if proxy is None:
             connection = http.client.HTTPConnection(target.host, target.port, timeout=STALLED)
-            connection.sock = self._socket(target, policy)
+            connection.sock = reach(target, policy)
         else:
             connection = http.client.HTTPConnection(proxy.hostname or "", proxy.port or 80, timeout=STALLED)
             if target.scheme == "https":
@@ -240,27 +266,13 @@ class Pool:
         :raises Refused, OSError, http.client.HTTPException: as :meth:`ask`
         """
         target = Target(f"https://{host}:{port}", "https", host, port, "")
-        proxy = _proxy(target)
+        proxy = proxy_of(target)
         if proxy is None:
-            return self._socket(target, policy)
+            return reach(target, policy)
         connection = http.client.HTTPConnection(proxy.hostname or "", proxy.port or 80, timeout=STALLED)
         connection.set_tunnel(host, port, _credentials(proxy))
         connection.connect()
         return connection.sock
-
-    @staticmethod
-    def _socket(target: Target, policy: Policy) -> socket.socket:
-        name = authority(target.host, 0).rpartition(":")[0].strip("[]")
-        found = socket.getaddrinfo(name, target.port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-        reachable = [str(place[0]) for _, _, _, _, place in found]
-        reachable = [address for address in reachable if policy.may_connect(target.host, target.port, address)]
-        failure: OSError | None = None
-        for address in reachable:
-            try:
-                return socket.create_connection((address, target.port), STALLED)
-            except OSError as error:
-                failure = error
-        raise failure or Refused(f"{target.host} is a name of the host itself")
 
     def _take(self, key: Key) -> http.client.HTTPConnection | None:
         with self._lock:
@@ -284,7 +296,43 @@ class Pool:
                 connection.close()
 
 
-def _proxy(target: Target) -> SplitResult | None:
+def addresses(target: Target, policy: Policy) -> list[str]:
+    """Where the server of *target* may be reached.
+
+    :raises Refused: its name is one of the host itself, in disguise
+    :raises OSError: nobody knows the name
+    """
+    name = authority(target.host, 0).rpartition(":")[0].strip("[]")
+    found = socket.getaddrinfo(name, target.port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    reachable = [str(place[0]) for _, _, _, _, place in found]
+    reachable = [address for address in reachable if policy.may_connect(target.host, target.port, address)]
+    if not reachable:
+        raise Refused(f"{target.host} is a name of the host itself")
+    return reachable
+
+
+def reach(target: Target, policy: Policy) -> socket.socket:
+    """A connection to the server of *target*, without a proxy between.
+
+    :raises Refused, OSError: as :func:`addresses`, or nobody answers there
+    """
+    failure = OSError()
+    for address in addresses(target, policy):
+        try:
+            return socket.create_connection((address, target.port), STALLED)
+        except OSError as error:
+            failure = error
+    raise failure
+
+
+def _part(told: str) -> tuple[int | None, int | None]:
+    """The first byte and the size of the whole, as Content-Range tells them (RFC 9110, section 14.4)."""
+    found = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(?:(\d{1,18})|\*)", told, re.ASCII)
+    first, total = found.groups() if found else (None, None)
+    return int(first) if first else None, int(total) if total else None
+
+
+def proxy_of(target: Target) -> SplitResult | None:
     """The host's own proxy for *target*, as the environment says; never for the host itself."""
     url = urllib.request.getproxies().get(target.scheme)
     ours = authority(target.host, 0).startswith(("127.", "[::1]"))

@@ -26,6 +26,7 @@ SCHEMA = """
       </choice>
       <attribute name="sha256"><ref name="sha256"/></attribute>"""
 SCHEMES = ("file", "http", "https", "sftp")
+WEB = ("http", "https")
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Source:
             return self.path
         from sfvm.sources.fetch import fetch  # few builds fetch
 
-        return fetch(self.url, self.sha256, host, self.place)
+        return fetch(self.url, self.sha256, host.access, self.place)
 
 
 def name_of(url: str) -> str:
@@ -92,20 +93,26 @@ def name_of(url: str) -> str:
     return unquote(parts.path.rstrip("/").rpartition("/")[2]) or parts.netloc
 
 
-def require_url(url: str, place: Place) -> None:
-    """:raises SpecError: *url* is none that can be fetched, or has a password in it"""
+def require_url(url: str, place: Place, name: str = "src", schemes: tuple[str, ...] = SCHEMES) -> None:
+    """:raises SpecError: *url*, of the attribute *name*, is none that can be fetched, or has a password in it"""
+    told = f"{name} {re.sub('//[^/]*@', '//', url)!r}"
     try:
         parts = urlsplit(url)
         port = parts.port
         if not re.fullmatch(r"[!-~]+", url):
             raise ValueError("it has a blank, or more than ASCII: write %20 and the like")
+        if "%00" in url:
+            raise ValueError("no file's name has a NUL")
     except ValueError as error:
-        raise SpecError(f"src {url!r} is no URL", place=place, why=str(error), hint="https://HOST/PATH") from None
-    if parts.scheme not in SCHEMES:
-        raise SpecError(f"src {url!r} cannot be fetched", place=place, hint=f"one of {', '.join(SCHEMES)}, or a path")
+        raise SpecError(f"{told} is no URL", place=place, why=str(error), hint="https://HOST/PATH") from None
+    if parts.scheme not in schemes:
+        hint = f"one of {', '.join(schemes)}{', or a path' if name == 'src' else ''}"
+        raise SpecError(f"{told} cannot be fetched", place=place, hint=hint)
     if parts.password is not None or (parts.username is not None and parts.scheme != "sftp"):
         hint = "keys of sftp come from ssh-agent or ~/.ssh; take the user and password out of the URL"
-        raise SpecError("src has a user or a password in it", place=place, why="specs are kept and shown", hint=hint)
+        raise SpecError(
+            f"{name} has a user or a password in it", place=place, why="specs are kept and shown", hint=hint
+        )
     local = parts.scheme == "file"
     if (
         port == 0
@@ -114,4 +121,4 @@ def require_url(url: str, place: Place) -> None:
         or not (local or parts.hostname)
     ):
         example = "file:///srv/images/x.qcow2" if local else f"{parts.scheme}://HOST/PATH"
-        raise SpecError(f"src {url!r} is no URL of a file", place=place, hint=f"for example {example}")
+        raise SpecError(f"{told} is no URL of a file", place=place, hint=f"for example {example}")

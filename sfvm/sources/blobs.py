@@ -16,15 +16,15 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from io import BufferedReader
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import IO, Any, Protocol
-from urllib.parse import urlsplit
 
-from sfvm.archives import TooLarge
+from sfvm.archives import DAMAGE, MAX_HEADER, TooLarge
 from sfvm.downloads.policy import Refused
+from sfvm.downloads.upstream import Target, addresses, proxy_of
 from sfvm.errors import SfvmError
 from sfvm.events import Preparing
 from sfvm.sources.fetch import find, keep, record
@@ -34,6 +34,8 @@ DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 MOST_JSON = 4 << 20
 """Bytes of an index, a manifest or a configuration; registries take no larger ones."""
+PACKED = re.compile(r"(?:\./)?(index\.json|blobs/sha256/[0-9a-f]{64})")
+"""What a packed layout has that counts."""
 MOST_LAYERS = 512
 MOST_NESTED = 4
 BLOCK = 1 << 20
@@ -196,25 +198,33 @@ class Packed:
     def __init__(self, path: Path, work: Path) -> None:
         self.path = path
         self.work = work
+        self.places: dict[str, tuple[int, int]] = {}
+        """The first byte and the size of what an image may need."""
         try:
-            with tarfile.open(path, "r:") as archive:
-                self.members = {member.name.removeprefix("./"): member for member in archive if member.isreg()}
-        except (tarfile.TarError, OSError, ValueError) as error:
+            with _Headers(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+                while (member := archive.next()) is not None:
+                    vars(archive)["members"].clear()  # tarfile would keep them all
+                    file.taken = 0
+                    if member.size < 0:
+                        raise tarfile.ReadError("a member of negative size")
+                    if (name := PACKED.fullmatch(member.name)) and member.isreg() and not member.issparse():
+                        self.places[name[1]] = member.offset_data, member.size
+        except DAMAGE as error:
             raise Wrong(f"it is no plain tar ({error})") from None
 
     def index(self) -> dict[str, Any]:
-        with self._member("index.json") as content:
-            return parsed(content, "index.json")
+        with self._at("index.json") as (file, size):
+            return parsed(BytesIO(file.read(min(size, MOST_JSON + 1))), "index.json")
 
     def blob(self, descriptor: Descriptor) -> Path:
         target = self.work / descriptor.sha256
         self.work.mkdir(parents=True, exist_ok=True)
-        name = f"blobs/sha256/{descriptor.sha256}"
-        member = self.members.get(name)
-        if member is not None and (member.issparse() or member.size > (descriptor.size or MOST_JSON)):
-            raise Wrong(f"blob {descriptor.sha256} has not {descriptor.size} bytes")
-        with self._member(name) as content, target.open("wb") as file:
-            shutil.copyfileobj(content, file, BLOCK)
+        with self._at(f"blobs/sha256/{descriptor.sha256}") as (packed, size), target.open("wb") as file:
+            if size > (descriptor.size or MOST_JSON):
+                raise Wrong(f"blob {descriptor.sha256} has not {descriptor.size} bytes")
+            while size > 0 and (block := packed.read(min(size, BLOCK))):
+                file.write(block)
+                size -= len(block)
         with target.open("rb") as file:
             _compare(file, descriptor)
         return target
@@ -222,14 +232,27 @@ class Packed:
     manifest = blob
 
     @contextmanager
-    def _member(self, name: str) -> Iterator[IO[bytes]]:
-        if name not in self.members:
+    def _at(self, name: str) -> Iterator[tuple[IO[bytes], int]]:
+        """The tar where the content of *name* begins, and the bytes of that."""
+        if name not in self.places:
             raise Wrong(f"it has no {name}")
-        with tarfile.open(self.path, "r:") as archive:
-            content = archive.extractfile(self.members[name])
-            assert content is not None  # it is a regular file
-            with content:
-                yield content
+        place, size = self.places[name]
+        with self.path.open("rb") as file:
+            file.seek(place)
+            yield file, size
+
+
+class _Headers(FileIO):
+    """A tar of which headers alone are read: of one member, before *taken* is made 0 again, no more than
+    :data:`MAX_HEADER` bytes."""
+
+    taken = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.taken += MAX_HEADER + 1 if size is None or size < 0 else size
+        if self.taken > MAX_HEADER:
+            raise tarfile.ReadError("a header is too large")
+        return super().read(size)
 
 
 def _compare(file: BufferedReader, descriptor: Descriptor) -> None:
@@ -255,7 +278,7 @@ class Registry:
     def manifest(self, descriptor: Descriptor) -> Path:
         self.last = descriptor.sha256
         begun = time.monotonic()
-        kept = find(descriptor.sha256, self.host)
+        kept = find(descriptor.sha256, self.host.access)
         cached = kept is not None
         if kept is None:
             draft = self.host.work / "registry.json"
@@ -265,11 +288,11 @@ class Registry:
 
     def blob(self, descriptor: Descriptor) -> Path:
         begun = time.monotonic()
-        kept = find(descriptor.sha256, self.host)
+        kept = find(descriptor.sha256, self.host.access)
         cached = kept is not None
         if kept is None:
             self._fetch()
-            kept = find(descriptor.sha256, self.host)
+            kept = find(descriptor.sha256, self.host.access)
         if kept is None:
             raise Wrong(f"the registry has no blob {descriptor.sha256}")
         return self._used(descriptor, kept, begun, cached=cached)
@@ -293,14 +316,14 @@ class Registry:
     def _used(self, descriptor: Descriptor, kept: Path, begun: float, *, cached: bool) -> Path:
         if descriptor.size not in (None, kept.stat().st_size):
             raise Wrong(f"blob {descriptor.sha256} has not {descriptor.size} bytes")
-        record(self._url(descriptor), kept, self.host, begun, cached=cached)
+        record(self._url(descriptor), kept, self.host.access, begun, cached=cached)
         return kept
 
     def _keep(self, draft: Path, descriptor: Descriptor) -> Path:
         try:
             with draft.open("rb") as file:
                 _compare(file, descriptor)
-            return keep(draft, descriptor.sha256, self.host)
+            return keep(draft, descriptor.sha256, self.host.access)
         finally:
             draft.unlink(missing_ok=True)
 
@@ -352,12 +375,14 @@ class Registry:
 
     def _judge(self) -> None:
         """:raises SfvmError: the policy does not let anybody ask this registry. Where it sends skopeo is not judged"""
-        place = urlsplit(f"//{self.name}")
         policy = self.host.access.policy
         try:
             if policy.offline:
                 raise Refused("offline: it is not in the download cache")
-            policy.check(place.hostname or "", place.port or 443)
-        except (Refused, ValueError) as error:
+            target = Target.parse(f"https://{self.name}", policy)
+            with suppress(OSError):  # a name that nobody knows skopeo will tell
+                if proxy_of(target) is None:
+                    addresses(target, policy)
+        except Refused as error:
             hint = "see docs/network.md"
             raise SfvmError(f"the registry of {self.name} may not be asked", why=str(error), hint=hint) from error

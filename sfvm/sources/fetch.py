@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from sfvm.downloads.access import Access
 from sfvm.downloads.fetched import Fetched
 from sfvm.downloads.upstream import BLOCK
 from sfvm.errors import Place, SpecError
 from sfvm.events import Preparing
 from sfvm.sources import name_of
 from sfvm.sources.remote import Broken, Remote, Unavailable, connect
-from sfvm.verbs import Host
 
 RESUMES = 10
 """So often one transfer is continued, each time with something gained."""
@@ -31,21 +31,21 @@ QUIET = 1.0
 POLL = 0.1
 
 
-def fetch(url: str, sha256: str, host: Host, place: Place) -> Path:
+def fetch(url: str, sha256: str, access: Access, place: Place | None = None) -> Path:
     """The file with the content of this digest, from *url* unless it is kept already.
 
     :raises SpecError: it cannot be had, or *url* has another content
-    :raises Cancelled: *host* stops
+    :raises Cancelled: *access* stops
     """
     begun = time.monotonic()
     cached = True
     try:
-        if (kept := find(sha256, host)) is None:
-            with _draft(host, sha256) as draft:
-                if (kept := find(sha256, host)) is None:  # else another process had the draft
+        if (kept := find(sha256, access)) is None:
+            with _draft(access, sha256) as draft:
+                if (kept := find(sha256, access)) is None:  # else another process had the draft
                     cached = False
-                    _Transfer(url, sha256, host, place).complete(draft)
-                    kept = keep(_partial(host, sha256), sha256, host)
+                    _Transfer(url, sha256, access, place).complete(draft)
+                    kept = keep(_partial(access, sha256), sha256, access)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise SpecError(
@@ -54,32 +54,32 @@ def fetch(url: str, sha256: str, host: Host, place: Place) -> Path:
             why="the disk is full" if full else f"{error.filename or sha256}: {error.strerror or error}",
             hint="make room (`sfvm gc` frees what nothing needs)" if full else "check owner and permissions",
         ) from error
-    record(url, kept, host, begun, cached=cached)
+    record(url, kept, access, begun, cached=cached)
     return kept
 
 
-def find(sha256: str, host: Host) -> Path | None:
+def find(sha256: str, access: Access) -> Path | None:
     """The file of the download cache that has this content, compared with its digest; None when there is none."""
-    store = host.access.store
+    store = access.store
     with store.find(sha256) as file:
         return store.content(sha256) if file is not None else None
 
 
-def record(url: str, kept: Path, host: Host, begun: float, *, cached: bool) -> None:
+def record(url: str, kept: Path, access: Access, begun: float, *, cached: bool) -> None:
     """Note for the node's manifest that *url* has what *kept* has; it took from *begun* (:func:`time.monotonic`). Files
     of this host are nothing that anybody could fetch again, by a lock."""
     if url.startswith("file:"):
         return
     seconds = round(time.monotonic() - begun, 3)
-    host.access.ledger.add(Fetched(url, kept.name, kept.stat().st_size, seconds, cached))
+    access.ledger.add(Fetched(url, kept.name, kept.stat().st_size, seconds, cached))
 
 
-def keep(draft: Path, sha256: str, host: Host) -> Path:
+def keep(draft: Path, sha256: str, access: Access) -> Path:
     """Make the file *draft*, which has this content, one of the download cache, on the same file system; return that.
 
     :raises OSError: it cannot be written
     """
-    kept = host.access.store.content(sha256)
+    kept = access.store.content(sha256)
     kept.parent.mkdir(parents=True, exist_ok=True)
     _sync(draft)
     draft.rename(kept)
@@ -95,16 +95,16 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _partial(host: Host, sha256: str) -> Path:
-    return host.access.store.contents.parent / "partial" / sha256
+def _partial(access: Access, sha256: str) -> Path:
+    return access.store.contents.parent / "partial" / sha256
 
 
 @contextlib.contextmanager
-def _draft(host: Host, sha256: str) -> Iterator[BinaryIO]:
+def _draft(access: Access, sha256: str) -> Iterator[BinaryIO]:
     """The draft, locked, at its beginning; it stays unless it is renamed or removed."""
-    path = _partial(host, sha256)
+    path = _partial(access, sha256)
     while True:
-        host.stop.check()
+        access.stop.check()
         path.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b") as file:
             try:
@@ -124,10 +124,10 @@ def _draft(host: Host, sha256: str) -> Iterator[BinaryIO]:
 class _Transfer:
     """One content on its way from *url*."""
 
-    def __init__(self, url: str, sha256: str, host: Host, place: Place) -> None:
+    def __init__(self, url: str, sha256: str, access: Access, place: Place | None = None) -> None:
         self.url = url
         self.sha256 = sha256
-        self.host = host
+        self.access = access
         self.place = place
         self.begun = self.told = time.monotonic()
 
@@ -137,7 +137,7 @@ class _Transfer:
         :raises SpecError: it cannot be had
         :raises OSError: it cannot be written
         """
-        path = _partial(self.host, self.sha256)
+        path = _partial(self.access, self.sha256)
         continued = os.fstat(draft.fileno()).st_size > 0
         try:
             found = self._digest(draft)
@@ -158,7 +158,7 @@ class _Transfer:
             raise
         finally:
             if self.told > self.begun:
-                self.host.listener(Preparing(self._what, done=True))
+                self.access.listener(Preparing(self._what, done=True))
 
     @property
     def _what(self) -> str:
@@ -169,13 +169,13 @@ class _Transfer:
         digest = hashlib.sha256()
         draft.seek(0)
         while block := draft.read(BLOCK):
-            self.host.stop.check()
+            self.access.stop.check()
             digest.update(block)
         attempts = 0
         while digest.hexdigest() != self.sha256:
             start = draft.tell()
             try:
-                with connect(self.url, start, self.host) as remote:
+                with connect(self.url, start, self.access) as remote:
                     if remote.offset != start:  # it cannot begin in the middle
                         draft.seek(0)
                         draft.truncate()
@@ -193,7 +193,7 @@ class _Transfer:
     def _copy(self, remote: Remote, draft: BinaryIO, digest: hashlib._Hash) -> None:
         """:raises Broken: it ended too early"""
         while block := remote.read():
-            self.host.stop.check()
+            self.access.stop.check()
             digest.update(block)
             draft.write(block)
             self._tell(draft.tell(), remote.size)
@@ -204,7 +204,7 @@ class _Transfer:
         now = time.monotonic()
         if now - self.told >= QUIET:
             self.told = now
-            self.host.listener(Preparing(self._what, min(done / size, 1.0) if size else None))
+            self.access.listener(Preparing(self._what, min(done / size, 1.0) if size else None))
 
     def _failed(self, why: str, hint: str) -> SpecError:
         return SpecError(f"{self.url} cannot be fetched", place=self.place, why=why, hint=hint)

@@ -21,13 +21,27 @@ ATTRIBUTES = "SCHILY.xattr.", "SCHILY.acl."
 """The extended headers that are kept: tarfile writes those for names and sizes itself."""
 LONGEST = 4096
 """Bytes of a path, as Linux has it."""
+MOST = 2 << 30
+EACH = 256
+"""Bytes of memory that names may take, all layers together, and that one does besides its length, roughly."""
 
 
 class Refused(ValueError):
     """A layer has what it must not have; the message tells the layer and the member."""
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What is held of a member until its layer is read: tarfile's own has all of its extended header. *kind* is tar's
+    type, *target* that of a link."""
+
+    name: str
+    kind: bytes
+    size: int
+    target: str
+
+
+@dataclass(eq=False, slots=True)
 class Inode:
     """What one member of one layer is: number *member* of *layer*; *size* in bytes, *target* of a symlink."""
 
@@ -37,7 +51,7 @@ class Inode:
     target: str | None = None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Node:
     """A name in the tree; *children* are those of a directory, whose *inode* is None when no layer has told it."""
 
@@ -67,7 +81,7 @@ def flatten(layers: Sequence[Path], target: Path, limit: int, *, stop: Cancellat
             for number, path in enumerate(layers):
                 for index, member in _members(path, number, limit, stop):
                     if paths := places.get((number, index)):
-                        _write(out, member, paths)
+                        _copy(out, number, member, paths)
     except BaseException:
         target.unlink(missing_ok=True)
         raise
@@ -96,6 +110,16 @@ def _members(
         raise Refused(f"layer {number + 1} is no tar archive, or damaged ({error})") from error
 
 
+def _copy(out: tarfile.TarFile, number: int, found: tuple[tarfile.TarInfo, tarfile.TarFile], paths: list[str]) -> None:
+    """:raises Refused: it has what cannot be written, a time that is no number or a map of holes out of order"""
+    try:
+        _write(out, found, paths)
+    except OSError:
+        raise
+    except DAMAGE as error:
+        raise _refused(number, found[0], str(error)) from error
+
+
 def _write(out: tarfile.TarFile, found: tuple[tarfile.TarInfo, tarfile.TarFile], paths: list[str]) -> None:
     """The member at the first of *paths*, and hard links to it at the others."""
     member, archive = found
@@ -117,25 +141,35 @@ def _write(out: tarfile.TarFile, found: tuple[tarfile.TarInfo, tarfile.TarFile],
 @dataclass
 class _Tree:
     root: Node = field(default_factory=lambda: Node(children={}))
-    layer: list[tuple[int, tarfile.TarInfo]] = field(default_factory=list)
+    layer: list[tuple[int, Member]] = field(default_factory=list)
     survivors: set[Inode] = field(default_factory=set)
+    held: int = 0
 
     def note(self, number: int, index: int, found: tuple[tarfile.TarInfo, tarfile.TarFile]) -> None:
         """The layer *number* has this member."""
         member = found[0]
         if member.name.startswith("/") or ".." in member.name.split("/") or len(member.name) > LONGEST:
             raise _refused(number, member, "it would be written outside")
-        self.layer.append((index, member))
+        if len(member.linkname) > LONGEST:
+            raise _refused(number, member, "it is a link to a name that is too long")
+        self._hold(len(member.name) + len(member.linkname))
+        self.layer.append((index, Member(member.name, member.type, member.size, member.linkname)))
+
+    def _hold(self, size: int) -> None:
+        """:raises Refused: with *size* bytes more it is too much"""
+        self.held += EACH + size
+        if self.held > MOST:
+            raise Refused("its layers have too many names, or too long ones")
 
     def apply(self, number: int) -> None:
         """Change the tree as the layer whose members have been noted says: what it removes comes first, for that means
         the layers below."""
-        members, self.layer = self.layer, []
-        for _, member in members:
+        noted, self.layer = self.layer, []
+        for _, member in noted:
             parts = _parts(member.name)
             if parts and parts[-1].startswith(WHITEOUT):
                 self._remove(parts)
-        for index, member in members:
+        for index, member in noted:
             parts = _parts(member.name)
             if not parts or not parts[-1].startswith(WHITEOUT):
                 self._add(number, index, member, parts)
@@ -149,33 +183,34 @@ class _Tree:
         else:
             found[0].children.pop(parts[-1].removeprefix(WHITEOUT), None)
 
-    def _add(self, number: int, index: int, member: tarfile.TarInfo, parts: list[str]) -> None:
-        inode = Inode(number, index, member.size if member.isreg() else 0, member.linkname if member.issym() else None)
+    def _add(self, number: int, index: int, member: Member, parts: list[str]) -> None:
+        size = member.size if member.kind in tarfile.REGULAR_TYPES else 0
+        inode = Inode(number, index, size, member.target if member.kind == tarfile.SYMTYPE else None)
         if not parts:
-            if member.isdir():
+            if member.kind == tarfile.DIRTYPE:
                 self.root.inode = inode
             return
         found = self._walk(parts[:-1], make=True)
         if found is None or (names := found[0].children) is None:
             raise _refused(number, member, "its directory is none")
         where = found[1]
-        if (member.ischr() or member.isblk()) and where[:1] != ["dev"]:
+        if member.kind in (tarfile.CHRTYPE, tarfile.BLKTYPE) and where[:1] != ["dev"]:
             raise _refused(number, member, "it is a device, and not below dev")
         before = names.get(parts[-1])
-        if member.isdir():
+        if member.kind == tarfile.DIRTYPE:
             if before is not None and before.children is not None:
                 before.inode = inode
             else:
                 names[parts[-1]] = Node(inode, {})
-        elif member.islnk():
+        elif member.kind == tarfile.LNKTYPE:
             names[parts[-1]] = Node(self._linked(number, member))
         else:
             names[parts[-1]] = Node(inode)
 
-    def _linked(self, number: int, member: tarfile.TarInfo) -> Inode:
-        name = member.linkname
+    def _linked(self, number: int, member: Member) -> Inode:
+        name = member.target
         parts = _parts(name)
-        outside = name.startswith("/") or ".." in parts or not parts or len(name) > LONGEST
+        outside = name.startswith("/") or ".." in parts or not parts
         found = None if outside else self._walk(parts[:-1], make=False)
         node = found[0].children.get(parts[-1]) if found is not None and found[0].children is not None else None
         if node is None or node.inode is None or node.children is not None:
@@ -200,6 +235,7 @@ class _Tree:
             if child is None:
                 if not make:
                     return None
+                self._hold(len(part))
                 child = node.children[part] = Node(children={})
             if child.inode is not None and child.inode.target is not None:
                 hops += 1
@@ -218,6 +254,7 @@ class _Tree:
         pending = [(".", self.root)]
         while pending:
             path, node = pending.pop()
+            self._hold(len(path))
             if node.inode is not None:
                 found.setdefault((node.inode.layer, node.inode.member), []).append(path)
                 self.survivors.add(node.inode)
@@ -230,5 +267,5 @@ def _parts(name: str) -> list[str]:
     return [part for part in name.split("/") if part not in ("", ".")]
 
 
-def _refused(number: int, member: tarfile.TarInfo, why: str) -> Refused:
+def _refused(number: int, member: tarfile.TarInfo | Member, why: str) -> Refused:
     return Refused(f"member {member.name[:200]!r} of layer {number + 1}: {why}")

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from sfvm.downloads.access import Access
 from sfvm.downloads.policy import Refused
 from sfvm.downloads.upstream import BLOCK, Answer, Line, Target
-from sfvm.verbs import Host
 
 
 class Unavailable(Exception):
@@ -41,25 +41,25 @@ class Remote:
     """
 
 
-def connect(url: str, offset: int, host: Host) -> AbstractContextManager[Remote]:
+def connect(url: str, offset: int, access: Access) -> AbstractContextManager[Remote]:
     """What *url* has, from *offset* on if it can be had so, else from its beginning.
 
     :raises Unavailable: it cannot be had
     :raises Broken: the connection is gone
-    :raises Cancelled: *host* stops
+    :raises Cancelled: *access* stops
     """
     scheme = urlsplit(url).scheme
     if scheme == "file":
-        return _file(url, offset, host)
+        return _file(url, offset, access)
     if scheme == "sftp":
         from sfvm.sources.sftp import open_sftp  # paramiko takes a third of a second
 
-        return open_sftp(url, offset, host)
-    return _http(url, offset, host)
+        return open_sftp(url, offset, access)
+    return _http(url, offset, access)
 
 
 @contextlib.contextmanager
-def _file(url: str, offset: int, host: Host) -> Iterator[Remote]:
+def _file(url: str, offset: int, access: Access) -> Iterator[Remote]:
     path = Path(unquote(urlsplit(url).path))
     try:
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb")  # a FIFO would block
@@ -80,35 +80,35 @@ def _file(url: str, offset: int, host: Host) -> Iterator[Remote]:
 
 
 @contextlib.contextmanager
-def _http(url: str, offset: int, host: Host) -> Iterator[Remote]:
+def _http(url: str, offset: int, access: Access) -> Iterator[Remote]:
     line = Line()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(host.stop.killing(line.cut))
-        answer = _answer(url, offset, host, line)
+        stack.enter_context(access.stop.killing(line.cut))
+        answer = _answer(url, offset, access, line)
         if answer.status == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and offset:
             answer.close()
-            answer = _answer(url, 0, host, line)
+            answer = _answer(url, 0, access, line)
         stack.callback(answer.close)
         if answer.status not in (200, 206):
             raise Unavailable(f"the server answers {answer.status} {answer.reason}")
-        begins = _begin(answer.headers.get("Content-Range", "")) if answer.status == 206 else 0
+        if answer.start is None:
+            raise Unavailable("the server answers with a part of the content that it does not name")
         blocks = answer.blocks()
 
         def read() -> bytes:
             try:
                 return next(blocks, b"")
             except http.client.IncompleteRead as error:
-                host.stop.check()
+                access.stop.check()
                 raise Broken(f"the connection ended {error.expected} bytes too early") from error
             except (OSError, http.client.HTTPException) as error:
-                host.stop.check()
+                access.stop.check()
                 raise Broken(f"the connection broke ({error})") from error
 
-        yield Remote(begins, None if answer.length is None else begins + answer.length, read)
+        yield Remote(answer.start, answer.total, read)
 
 
-def _answer(url: str, offset: int, host: Host, line: Line) -> Answer:
-    access = host.access
+def _answer(url: str, offset: int, access: Access, line: Line) -> Answer:
     headers = {"Range": f"bytes={offset}-"} if offset else {}
     try:
         target = Target.parse(url, access.policy)
@@ -116,16 +116,5 @@ def _answer(url: str, offset: int, host: Host, line: Line) -> Answer:
     except Refused as error:
         raise Unavailable(str(error), "see docs/network.md") from error
     except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: headers that are none
-        host.stop.check()
+        access.stop.check()
         raise Unavailable(str(error) or type(error).__name__) from error
-
-
-def _begin(content_range: str) -> int:
-    """The first byte of ``bytes 5-9/10`` (RFC 9110, section 14.4).
-
-    :raises Unavailable: it is not that
-    """
-    first = content_range.removeprefix("bytes ").partition("-")[0].strip()
-    if not first.isdecimal():
-        raise Unavailable("the server answers with a part of the content that it does not name")
-    return int(first)

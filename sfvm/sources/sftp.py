@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import logging
+import socket
 from base64 import b64encode
 from collections.abc import Iterator
 from hashlib import sha256
@@ -14,28 +15,29 @@ from urllib.parse import unquote, urlsplit
 
 import paramiko
 
+from sfvm.downloads.access import Access
 from sfvm.downloads.policy import Policy, Refused
-from sfvm.downloads.upstream import BLOCK, STALLED
+from sfvm.downloads.upstream import BLOCK, STALLED, Target, reach
 from sfvm.sources.remote import Broken, Remote, Unavailable
-from sfvm.verbs import Host
 
 SYSTEM_HOSTS = Path("/etc/ssh/ssh_known_hosts")
+REQUEST = paramiko.SFTPFile.MAX_REQUEST_SIZE
 REQUESTS = 64
-"""Reads on their way at once, of 32 KiB each."""
+"""Reads on their way at once, of :data:`REQUEST` bytes (32 KiB) each."""
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # it would tell the terminal what we tell
 LOST = (OSError, EOFError, paramiko.SSHException)
 
 
 @contextlib.contextmanager
-def open_sftp(url: str, offset: int, host: Host) -> Iterator[Remote]:
+def open_sftp(url: str, offset: int, access: Access) -> Iterator[Remote]:
     """What *url* has; its path is absolute, or begins with ``/~/``.
 
     :raises Unavailable: the server is unknown or another, lets nobody in, or has no such file
     """
     parts = urlsplit(url)
     path = unquote(parts.path).removeprefix("/~/")
-    with paramiko.SSHClient() as client, host.stop.killing(client.close):
-        _connect(client, parts.hostname or "", parts.port, parts.username, host.access.policy)
+    with paramiko.SSHClient() as client, access.stop.killing(client.close):
+        _connect(client, parts.hostname or "", parts.port, parts.username, access.policy)
         try:
             sftp = client.open_sftp()
             channel = sftp.get_channel()
@@ -49,17 +51,27 @@ def open_sftp(url: str, offset: int, host: Host) -> Iterator[Remote]:
             raise Unavailable(f"{path}: the server does not tell its size")
         with file:
             file.seek(offset)
-            if size > offset:
-                file.prefetch(size, REQUESTS)
+            asked = offset
 
             def read() -> bytes:
+                nonlocal asked
                 try:
+                    asked = _ask(file, asked, min(file.tell() + REQUESTS * REQUEST, size))
                     return bytes(file.read(BLOCK))
                 except LOST as error:
-                    host.stop.check()
+                    access.stop.check()
                     raise Broken(f"the connection broke ({error or type(error).__name__})") from error
 
             yield Remote(min(offset, size), size, read)
+
+
+def _ask(file: Any, start: int, end: int) -> int:
+    """Ask for these bytes of *file*, ahead of reading them; return *end*. As SFTPFile.prefetch does, but that has a
+    thread, which tells the terminal of a connection that is lost, or polls for ever."""
+    if chunks := [(place, min(REQUEST, end - place)) for place in range(start, end, REQUEST)]:
+        file._prefetching, file._prefetch_done = True, False
+        file._prefetch_thread(chunks, None)
+    return end
 
 
 def _connect(client: paramiko.SSHClient, name: str, port: int | None, user: str | None, policy: Policy) -> None:
@@ -69,13 +81,12 @@ def _connect(client: paramiko.SSHClient, name: str, port: int | None, user: str 
     try:
         port = port or int(configured.get("port", 22))
         user = user or str(configured.get("user", "")) or getpass.getuser()
-        _judge(policy, host, port)
         client.set_missing_host_key_policy(_Refuse(name, port))
         client.load_system_host_keys()
         if SYSTEM_HOSTS.exists():
             client.load_system_host_keys(str(SYSTEM_HOSTS))
         client.connect(
-            host, port, user, key_filename=keys or None,
+            host, port, user, key_filename=keys or None, sock=_reach(policy, host, port),
             timeout=STALLED, banner_timeout=STALLED, auth_timeout=STALLED,
         )  # fmt: skip
     except paramiko.BadHostKeyException as error:
@@ -92,12 +103,13 @@ def _connect(client: paramiko.SSHClient, name: str, port: int | None, user: str 
         raise Unavailable(f"{name} port {port or 22}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _judge(policy: Policy, host: str, port: int) -> None:
+def _reach(policy: Policy, host: str, port: int) -> socket.socket:
     """:raises Unavailable: *policy* does not let anybody go there"""
     try:
         if policy.offline:
             raise Refused("offline: it is not in the download cache")
         policy.check(host, port)
+        return reach(Target("", "sftp", host, port, ""), policy)
     except Refused as error:
         raise Unavailable(str(error), "see docs/network.md") from error
 

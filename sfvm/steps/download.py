@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from sfvm.document import Element
-from sfvm.errors import Place, SpecError
+from sfvm.errors import Place
 from sfvm.guest import Guest
+from sfvm.sources import WEB, require_url
 from sfvm.steps._common import digest, guest_path, mode
 from sfvm.verbs import JSON
 
@@ -44,12 +45,7 @@ class Download:
     @classmethod
     def parse(cls, element: Element) -> Self:
         url = element.attributes["url"]
-        if not url.startswith(("https://", "http://")):
-            raise SpecError(
-                f"url {url!r} is not http or https",
-                place=element.place_of("url"),
-                hint="put the file next to the spec and use copy",
-            )
+        require_url(url, element.place_of("url"), "url", WEB)
         target = guest_path(element, "to")
         bits = mode(element, 0o644)
         return cls(url, digest(element) or "", target, bits or 0, element.get("owner"), element.place)

@@ -12,6 +12,7 @@ from sfvm.digest import file_digest
 from sfvm.document import Element
 from sfvm.errors import Place, SpecError
 from sfvm.guest import Command, Guest
+from sfvm.sources import WEB, require_url
 from sfvm.steps._common import digest, guest_path
 from sfvm.verbs import JSON
 
@@ -54,12 +55,10 @@ class Unpack:
         if name == "from" or "://" not in element.attributes[name]:
             return cls(element.file(name), "", to, sha256, element.place)
         url = element.attributes[name]
-        if not url.startswith(("https://", "http://")) or sha256 is None:
-            raise SpecError(
-                f"unpack src={url!r} has no sha256" if sha256 is None else f"unpack src={url!r} is not http or https",
-                place=element.place_of(name),
-                hint="a path next to the spec, or an http or https URL with the sha256 of what it has",
-            )
+        require_url(url, element.place_of(name), schemes=WEB)
+        if sha256 is None:
+            hint = "what comes from a URL needs one"
+            raise SpecError("unpack has no sha256", place=element.place_of(name), hint=hint)
         return cls(None, url, to, sha256, element.place)
 
     @property

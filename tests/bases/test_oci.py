@@ -5,7 +5,9 @@ import hashlib
 import json
 import os
 import re
+import resource
 import shutil
+import socket
 import subprocess
 import tarfile
 import threading
@@ -200,7 +202,22 @@ def test_a_sparse_blob(make: Maker, layout: Layout) -> None:
         info.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": str(1 << 40),
                             "GNU.sparse.map": "0,0"}  # fmt: skip
         tar.addfile(info)
-    assert "has not" in refused(make, '<oci from="i.tar"/>')
+    assert f"it has no blobs/sha256/{first}" in refused(make, '<oci from="i.tar"/>')
+
+
+@pytest.mark.parametrize(("kind", "size"), [(tarfile.XHDTYPE, 1 << 30), (tarfile.GNUTYPE_LONGNAME, 1 << 30),
+                                            (tarfile.REGTYPE, 1 << 70), (tarfile.REGTYPE, -512)])  # fmt: skip
+def test_a_hostile_tar(make: Maker, kind: bytes, size: int) -> None:
+    """A header that says it has a gigabyte (of holes) is not read, and none twice."""
+    make.specs.mkdir()
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, size
+    with (make.specs / "i.tar").open("wb") as tar:
+        tar.write(info.tobuf(tarfile.GNU_FORMAT))
+        tar.truncate((1 << 30) + 4096)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "it is no plain tar" in str(make.refused('<oci from="i.tar"/>', "bases").why)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10, "KiB"
 
 
 @pytest.mark.parametrize(
@@ -215,6 +232,8 @@ def test_a_sparse_blob(make: Maker, layout: Layout) -> None:
         ('<oci src="x"/>', "does not exist"),
         ('<oci from="../x"/>', "leaves the spec's directory"),
         ('<oci from="i.oci" digest="sha512:1"/>', "is none"),
+        (f'<oci src="docker://h.org/i@sha256:{"0" * 64}" digest="sha256:{"1" * 64}"/>', "is not the digest in src"),
+        (f'<oci src="docker://h.org/i@sha256:{"0" * 64}" sha256="{"1" * 64}"/>', "is not the digest in src"),
         ('<oci from="."/>', "is not the image"),
         ('<oci from="spec.xml"/>', "is not the image"),
     ],
@@ -310,6 +329,18 @@ def test_a_registry_is_asked_once(make: Maker, layout: Layout, index: bool) -> N
     fetched = own.access.ledger.take()
     assert len(fetched) == (5 if index else 4), "index, manifest, configuration, layers: what gc keeps for the node"
     assert all(one.cached and one.url.startswith(f"docker://{place}/t/image@sha256:") for one in fetched)
+
+
+def test_a_registry_whose_name_stands_for_the_host_itself(
+    make: Maker, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loopback = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 443))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: loopback)
+    monkeypatch.setattr(subprocess, "Popen", None)  # nobody is asked
+    base = make(f'<oci src="docker://images.example/t/image@{digest(layout)}"/>', "bases")
+    with pytest.raises(SfvmError, match="may not be asked") as caught:
+        base.prepare(host(make.home / "work"))
+    assert "images.example is a name of the host itself" in str(caught.value.why)
 
 
 def test_layers_that_are_too_large_are_not_fetched(make: Maker, layout: Layout) -> None:

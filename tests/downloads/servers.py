@@ -26,12 +26,19 @@ from sfvm.downloads.transfer import Transfers
 @dataclass
 class Mirror:
     """*answers* are status, headers and body by path; *asked* is what was asked for. Of a path in *cut* each answer
-    breaks off after so many bytes of the body; one in *gates* waits for its event in the middle of it."""
+    breaks off after so many bytes of the body; one in *gates* waits for its event in the middle of it. *lengths* is
+    whether it says how long answers are; *metalinks* is what who accepts that gets, by path; of one in
+    *parts* there are at most so many bytes for whoever asks for a range. With a *password*, that is what Authorization
+    must be."""
 
     answers: dict[str, tuple[int, dict[str, str], bytes]] = field(default_factory=dict)
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     cut: dict[str, int] = field(default_factory=dict)
     gates: dict[str, threading.Event] = field(default_factory=dict)
+    lengths: bool = True
+    parts: dict[str, int] = field(default_factory=dict)
+    metalinks: dict[str, bytes] = field(default_factory=dict)
+    password: str | None = None
     port: int = 0
     scheme: str = "http"
 
@@ -58,6 +65,10 @@ def _handler(known: Mirror) -> type[BaseHTTPRequestHandler]:
             known.asked.append((self.path, dict(self.headers)))
             status, headers, body = known.answers.get(self.path, (404, {}, b"not here"))
             headers = dict(headers)
+            if known.password not in (None, self.headers.get("Authorization")):
+                status, headers, body = 401, {"WWW-Authenticate": "Basic"}, b"who are you?"
+            if "metalink" in self.headers.get("Accept", ""):
+                body = known.metalinks.get(self.path, body)
             same = {
                 self.headers.get("If-None-Match"), self.headers.get("If-Modified-Since")
             } & {headers.get("ETag"), headers.get("Last-Modified")} - {None}  # fmt: skip
@@ -65,13 +76,16 @@ def _handler(known: Mirror) -> type[BaseHTTPRequestHandler]:
             if same:
                 status, body = 304, b""
             elif wanted and self.headers.get("If-Range") in (headers.get("ETag"), headers.get("Last-Modified")):
-                headers["Content-Range"] = f"bytes {wanted[1]}-{len(body) - 1}/{len(body)}"
-                status, body = 206, body[int(wanted[1]) :]
+                start, end = int(wanted[1]), min(int(wanted[1]) + known.parts.get(self.path, len(body)), len(body))
+                headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(body)}"
+                status, body = 206, body[start:end]
             self.send_response(status)
-            chunked = "Transfer-Encoding" in headers
-            headers = headers if chunked else {"Content-Length": str(len(body))} | headers
+            chunked = "Transfer-Encoding" in headers and status != 206
+            if not chunked and known.lengths:
+                headers = {"Content-Length": str(len(body))} | headers
             for name, value in headers.items():
-                self.send_header(name, value)
+                if chunked or name != "Transfer-Encoding":
+                    self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":
                 self._write(body[: known.cut.get(self.path)], chunked)
@@ -85,7 +99,8 @@ def _handler(known: Mirror) -> type[BaseHTTPRequestHandler]:
                 assert gate.wait(30)
                 body = body[len(body) // 2 :]
             if chunked:
-                body = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+                body = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+                body += b"" if self.path in known.cut else b"0\r\n\r\n"
             self.wfile.write(body)
 
         def log_message(self, format: str, *arguments: object) -> None:

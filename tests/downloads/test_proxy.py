@@ -8,6 +8,7 @@ import hashlib
 import http.client
 import json
 import lzma
+import os
 import socket
 import threading
 from pathlib import Path
@@ -112,6 +113,15 @@ def test_what_is_for_one_person_is_not_kept(mirror: Mirror, client: Client, stor
     client.get(mirror.url(PACKAGE))
     assert client.get(mirror.url(PACKAGE), **{header: SECRET}) == b"package"
     assert len(mirror.asked) == 3
+
+
+@pytest.mark.parametrize("header", [{}, {"Authorization": SECRET}])
+def test_the_file_and_no_metalink(mirror: Mirror, client: Client, another: Client, header: dict[str, str]) -> None:
+    """libzypp would take one, with the time in it, from openSUSE's server."""
+    libzypp = "*/*, application/metalink+xml, application/metalink4+xml"
+    url = mirror.serve(INDEX, b"index")
+    mirror.metalinks[INDEX] = b"where there are mirrors of it now"
+    assert client.get(url, Accept=libzypp, **header) == another.get(url) == b"index"
 
 
 @pytest.mark.parametrize("status", [300, 401, 404, 500])
@@ -257,6 +267,30 @@ def test_a_full_disk_hinders_nobody(
     monkeypatch.undo()
     monkeypatch.setattr(Draft, "keep", full)
     assert client.get(mirror.serve("/keep.deb", b"package")) == b"package"
+
+
+def test_a_disk_that_fills_up_hinders_nobody_twice(
+    mirror: Mirror, client: Client, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has been begun breaks off; the next attempt is passed on."""
+    content = bytes(5 << 20)
+    url = mirror.serve(PACKAGE, content)
+    write = Draft.write
+    monkeypatch.setattr(Draft, "write", lambda self, data: self.size < 1 << 20 and write(self, data))
+    with pytest.raises(http.client.IncompleteRead):
+        client.get(url)
+    assert client.session.told == [f"failed: {url}: the download cache has no room for it"]
+    assert client.get(url) == content
+    assert list(store.contents.iterdir()) == []
+
+
+def test_a_disk_that_has_no_room_for_all_of_it(mirror: Mirror, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(Draft, "write", lambda self, data: pytest.fail("it is known before"))
+    assert client.get(mirror.serve(PACKAGE, b"package")) == b"package"
 
 
 def test_what_is_very_large_is_passed_on_only(

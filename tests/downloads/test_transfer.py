@@ -1,28 +1,21 @@
-"""Transfers: shared, continued, redirected, checked, over TLS, through tunnels, or not at all."""
+"""Transfers: shared, continued, redirected, checked."""
 
 from __future__ import annotations
 
 import hashlib
 import http.client
-import ssl
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from sfvm.cancellation import Cancellation, Cancelled
 from sfvm.downloads import upstream
-from sfvm.downloads.access import Access
 from sfvm.downloads.policy import Policy
-from sfvm.downloads.store import Store
+from sfvm.downloads.store import Draft, Store
 from sfvm.downloads.transfer import MAX_RESUMES, Transfers
-from sfvm.downloads.upstream import MAX_REDIRECTS
-from sfvm.errors import StepError
+from sfvm.downloads.upstream import MAX_REDIRECTS, Target
 from tests.downloads.servers import Client, Mirror, Network, serving
 
 CONTENT = bytes(range(256)) * 20_000
@@ -95,6 +88,32 @@ def test_what_nobody_wants_is_given_up(mirror: Mirror, client: Client, store: St
     assert not store.urls.exists()
 
 
+def test_what_has_no_length_and_is_given_up_is_not_kept(
+    mirror: Mirror, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but the end of the connection says that it is whole."""
+    arrived, goes_on = threading.Event(), threading.Event()
+    write = Draft.write
+
+    def held(self: Draft, data: bytes) -> bool:
+        arrived.set()
+        assert goes_on.wait(30)
+        return write(self, data)
+
+    monkeypatch.setattr(Draft, "write", held)
+    target = Target.parse(mirror.serve(PACKAGE, CONTENT, Connection="close"), named(mirror))
+    mirror.lengths = False
+    mirror.gates[PACKAGE] = threading.Event()
+    transfers = Transfers(store)
+    with transfers.follow(target, named(mirror), {}):
+        assert arrived.wait(30)
+    goes_on.set()
+    transfers.close()
+    mirror.gates[PACKAGE].set()
+    with store.open(target.url) as known:
+        assert known is None
+
+
 # Continued
 
 
@@ -107,6 +126,18 @@ def test_what_breaks_off_is_continued(mirror: Mirror, client: Client, validator:
     assert len(ranges) >= 3
     assert ranges == sorted(ranges), "each time some more has come"
     assert len(mirror.asked) <= 1 + MAX_RESUMES
+
+
+@pytest.mark.parametrize("headers", [{}, {"Transfer_Encoding": "chunked"}])
+def test_a_part_that_is_shorter_than_asked_is_not_the_rest(
+    mirror: Mirror, client: Client, another: Client, headers: dict[str, str]
+) -> None:
+    """Whether the first answer has said how long all of it is, or the part does."""
+    content = CONTENT[:10_000]
+    url = mirror.serve(PACKAGE, content, ETag='"1"', **headers)
+    mirror.cut[PACKAGE] = mirror.parts[PACKAGE] = 3_000
+    assert client.get(url) == another.get(url) == content
+    assert [headers.get("Range") for _, headers in mirror.asked] == [None, *(f"bytes={n}000-" for n in (3, 6, 9))]
 
 
 @pytest.mark.parametrize(("tag", "cut"), [("", 1000), ('W/"weak"', 1000), ('"tag"', 0)])
@@ -202,6 +233,16 @@ def test_a_command_that_lists_hosts_is_not_sent_elsewhere(network: Network) -> N
         assert other.asked == []
 
 
+@pytest.mark.parametrize("header", ["Authorization", "Cookie"])
+def test_credentials_are_for_who_was_asked(mirror: Mirror, network: Network, header: str) -> None:
+    with serving() as other:
+        client = network.client(named(mirror, other))
+        other.serve("/c", b"c")
+        mirror.serve("/b", b"", 302, Location=other.url("/c"))
+        assert client.get(mirror.serve("/a", b"", 302, Location="/b"), **{header: "mine"}) == b"c"
+    assert [headers.get(header) for _, headers in (*mirror.asked, *other.asked)] == ["mine", "mine", None]
+
+
 # Checked
 
 
@@ -243,6 +284,42 @@ def test_locked(mirror: Mirror, network: Network, store: Store) -> None:
     assert f"{index}: its sha256 is {hashlib.sha256(b'a newer one').hexdigest()}" in client.session.told[-1]
 
 
+@pytest.mark.parametrize("lock", [True, False])
+def test_credentials_for_what_has_a_known_digest(mirror: Mirror, network: Network, store: Store, lock: bool) -> None:
+    """They go with the request; what comes is kept by its digest, and under it alone."""
+    path = PACKAGE if lock else f"/dists/x/by-hash/SHA256/{SHA256}"
+    mirror.password = "mine"
+    url = mirror.serve(path, CONTENT, Cache_Control="private")
+    policy = replace(named(mirror), locked={url: SHA256} if lock else None)
+    response, _ = network.client(policy).request("GET", url)
+    assert (response.status, response.getheader("WWW-Authenticate")) == (401, "Basic"), "a client may ask for them then"
+    client = network.client(policy)
+    assert client.get(url, Authorization="mine") == CONTENT
+    assert [fetched.sha256 for fetched in client.fetched()] == [SHA256]
+    assert not store.urls.exists()
+    offline = network.client(replace(policy, offline=True))
+    assert offline.get(url, Authorization="mine") == offline.get(url) == CONTENT
+    assert len(mirror.asked) == 2
+
+
+def test_who_has_credentials_does_not_follow_who_has_none(mirror: Mirror, network: Network) -> None:
+    url = mirror.serve(PACKAGE, CONTENT)
+    mirror.password = "mine"
+    mirror.gates[PACKAGE] = threading.Event()
+    policy = replace(named(mirror), locked={url: SHA256})
+    client = network.client(policy)
+    with ThreadPoolExecutor() as pool:
+        nobody = pool.submit(client.status, url)
+        while not mirror.asked:
+            time.sleep(0.01)
+        me = pool.submit(network.another(client.session.access).get, url, Authorization="mine")
+        while len(mirror.asked) < 2 and not me.done():
+            time.sleep(0.01)
+        mirror.gates[PACKAGE].set()
+        assert nobody.result() == 401
+        assert me.result() == CONTENT
+
+
 def test_what_is_locked_and_gone_is_told_once(mirror: Mirror, network: Network) -> None:
     gone = mirror.url(PACKAGE)
     client = network.client(replace(named(mirror), locked={gone: SHA256}))
@@ -271,121 +348,3 @@ def test_offline(mirror: Mirror, network: Network) -> None:
     assert client.status("example.org:443", "CONNECT") == 403
     assert len(mirror.asked) == asked
     assert {fetched.cached for fetched in client.fetched()} == {True}
-
-
-@pytest.mark.parametrize("status", [404, 500])
-def test_fetch_of_what_is_not_there(mirror: Mirror, network: Network, status: int) -> None:
-    access = Access(Transfers(network.store), named(mirror))
-    with pytest.raises(StepError, match="cannot be downloaded") as failed:
-        access.fetch(mirror.serve("/a", b"no", status), SHA256)
-    assert str(status) in str(failed.value.why)
-
-
-def test_fetch(mirror: Mirror, network: Network, store: Store) -> None:
-    url = mirror.serve("/a", CONTENT, ETag='"1"')
-    mirror.cut["/a"] = len(CONTENT) // 2
-    access = Access(Transfers(store), named(mirror))
-    assert access.fetch(url, SHA256).read_bytes() == CONTENT
-    assert access.fetch(url, SHA256).read_bytes() == CONTENT
-    assert len(mirror.asked) >= 2, "it was continued"
-    assert [fetched.cached for fetched in access.ledger.take()] == [False]
-    with pytest.raises(StepError, match="not what the spec expects"):
-        access.fetch(url, "0" * 64)
-    assert access.fetch("http://elsewhere.invalid/b", SHA256) == store.content(SHA256), "from wherever it came"
-
-
-def test_a_fetch_ends_when_the_build_does(mirror: Mirror, network: Network) -> None:
-    stop = Cancellation()
-    access = Access(Transfers(network.store), named(mirror), stop)
-    mirror.gates["/a"] = threading.Event()
-    url = mirror.serve("/a", CONTENT)
-    with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(access.fetch, url, SHA256)
-        while not mirror.asked:
-            time.sleep(0.01)
-        stop.cancel()
-        with pytest.raises(Cancelled):
-            waiting.result(20)
-        mirror.gates["/a"].set()
-
-
-# TLS and tunnels
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The certificate of a throw-away CA, and one for 127.0.0.1 with its key."""
-    home = tmp_path_factory.mktemp("authority")
-
-    def openssl(*words: str) -> None:
-        subprocess.run(["openssl", *words], cwd=home, check=True, capture_output=True)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=throw-away", "-days", "2")
-    openssl("req", *key, "-keyout", "key.pem", "-out", "request", "-subj", "/CN=mirror")
-    (home / "extensions").write_text("subjectAltName=IP:127.0.0.1\n")
-    openssl("x509", "-req", "-in", "request", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
-            "-extfile", "extensions", "-out", "cert.pem")  # fmt: skip
-    (home / "both.pem").write_text((home / "cert.pem").read_text() + (home / "key.pem").read_text())
-    return home / "ca.pem", home / "both.pem"
-
-
-@pytest.fixture
-def secure(authority: tuple[Path, Path]) -> Iterator[Mirror]:
-    with serving(authority[1]) as known:
-        yield known
-
-
-def over(secure: Mirror) -> Policy:
-    return replace(named(secure), tls=frozenset({secure.place}))
-
-
-def test_https_in_the_open(
-    secure: Mirror, network: Network, authority: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The client says http; its server is reached by https, and what it has is kept and known."""
-    monkeypatch.setenv("SSL_CERT_FILE", str(authority[0]))
-    url = secure.serve(PACKAGE, CONTENT)
-    client = network.client(over(secure))
-    assert client.get(url.replace("https:", "http:")) == CONTENT
-    assert network.client(over(secure)).get(url.replace("https:", "http:")) == CONTENT
-    assert secure.paths() == [PACKAGE]
-    (fetched,) = client.fetched()
-    assert (fetched.url, fetched.sha256) == (url, SHA256)
-
-
-def test_certificates_are_verified(secure: Mirror, network: Network) -> None:
-    url = secure.serve(PACKAGE, CONTENT)
-    response, why = network.client(over(secure)).request("GET", url.replace("https:", "http:"))
-    assert response.status == 502
-    assert "CERTIFICATE_VERIFY_FAILED" in why.decode()
-    assert secure.asked == []
-
-
-def test_a_tunnel(secure: Mirror, network: Network, authority: tuple[Path, Path]) -> None:
-    """TLS is the client's own; the bytes are counted."""
-    secure.serve(PACKAGE, CONTENT)
-    client = network.client(named(secure))
-    connection = http.client.HTTPSConnection(
-        "127.0.0.1", client.proxy.port, timeout=30, context=ssl.create_default_context(cafile=str(authority[0]))
-    )
-    connection.set_tunnel("127.0.0.1", secure.port)
-    connection._create_connection = lambda *_: client.connect()  # type: ignore[attr-defined]
-    connection.request("GET", PACKAGE)
-    assert connection.getresponse().read() == CONTENT
-    connection.close()
-    client.proxy.close()
-    (fetched,) = client.fetched()
-    assert fetched.tunnel
-    assert fetched.url == f"https://{secure.place}"
-    assert fetched.size > len(CONTENT)
-
-
-@pytest.mark.parametrize("place", ["127.0.0.1:1", "169.254.169.254:443", "example.org:22", "example.org", "a:b", "/"])
-def test_where_no_tunnel_leads(client: Client, place: str) -> None:
-    assert client.status(place, "CONNECT") == 403
-    assert len(client.session.told) == 1
-
-
-def test_a_tunnel_with_a_lock(secure: Mirror, network: Network) -> None:
-    assert network.client(replace(named(secure), locked={})).status(secure.place, "CONNECT") == 403

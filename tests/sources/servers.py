@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ import paramiko
 class Web:
     """An HTTP server; *requests* are the ranges that were asked for ("": all). Of an answer, only *most* bytes come
     before the connection is closed; *status* is told instead of the content (a redirection leads to *location*, or in a
-    loop); *ranges* and *lengths* say whether it knows them; *wait* holds an answer back in its middle."""
+    loop); *ranges* and *lengths* say whether it knows them, ranges are no longer than *part*; *wait* holds an answer
+    back in its middle."""
 
     content: bytes
     port: int = 0
@@ -26,6 +28,7 @@ class Web:
     status: int = 200
     ranges: bool = True
     lengths: bool = True
+    part: int | None = None
     wait: threading.Event | None = None
     location: str = ""
 
@@ -57,13 +60,14 @@ def web(content: bytes) -> Iterator[Web]:
             if start >= len(made.content) and start:
                 self.send_error(416)
                 return
+            end = min(start + made.part, len(made.content)) if start and made.part else len(made.content)
             self.send_response(206 if start else 200)
             if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(made.content) - 1}/{len(made.content)}")
+                self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(made.content)}")
             if made.lengths:
-                self.send_header("Content-Length", str(len(made.content) - start))
+                self.send_header("Content-Length", str(end - start))
             self.end_headers()
-            part = made.content[start : None if made.most is None else start + made.most]
+            part = made.content[start : end if made.most is None else min(start + made.most, end)]
             with contextlib.suppress(OSError):
                 self.wfile.write(part[: len(part) // 2])
                 self.wfile.flush()
@@ -89,6 +93,7 @@ class _Files(paramiko.SFTPServerInterface):
     """A directory, to be read."""
 
     root: Path
+    made: Sftp
 
     def open(self, path: str, flags: int, attr: object) -> paramiko.SFTPHandle | int:
         place = self.root / path.lstrip("/")
@@ -97,8 +102,14 @@ class _Files(paramiko.SFTPServerInterface):
         handle = paramiko.SFTPHandle(flags)
         handle.filename = str(place)  # type: ignore[attr-defined]
         handle.readfile = place.open("rb")  # type: ignore[attr-defined]
+        handle.read = functools.partial(self._read, handle)  # type: ignore[method-assign]
         handle.stat = lambda: paramiko.SFTPAttributes.from_stat(place.stat())  # type: ignore[method-assign]
         return handle
+
+    def _read(self, handle: paramiko.SFTPHandle, offset: int, length: int) -> bytes | int:
+        if self.made.wait is not None and offset >= 1 << 20:
+            self.made.wait.wait(60)
+        return paramiko.SFTPHandle.read(handle, offset, length)
 
     def stat(self, path: str) -> paramiko.SFTPAttributes | int:
         place = self.root / path.lstrip("/")
@@ -122,12 +133,14 @@ class _Door(paramiko.ServerInterface):
 
 @dataclass
 class Sftp:
-    """An SFTP server for alice, whose key is *key*; *host* is its own."""
+    """An SFTP server for alice, whose key is *key*; *host* is its own. *wait* holds back what follows the first MiB of
+    a file."""
 
     port: int
     host: paramiko.PKey
     key: paramiko.PKey
     sessions: int = 0
+    wait: threading.Event | None = None
 
     @property
     def known(self) -> str:
@@ -141,7 +154,7 @@ def sftp(directory: Path, host: paramiko.PKey, key: paramiko.PKey) -> Iterator[S
     listener = socket.create_server(("127.0.0.1", 0))
     made = Sftp(listener.getsockname()[1], host, key)
     transports: list[paramiko.Transport] = []
-    files = type("Files", (_Files,), {"root": directory})
+    files = type("Files", (_Files,), {"root": directory, "made": made})
 
     def serve() -> None:
         while True:
@@ -162,6 +175,8 @@ def sftp(directory: Path, host: paramiko.PKey, key: paramiko.PKey) -> Iterator[S
     try:
         yield made
     finally:
+        if made.wait is not None:
+            made.wait.set()
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         thread.join()

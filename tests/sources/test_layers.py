@@ -2,12 +2,14 @@
 
 import io
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from sfvm.archives import TooLarge
 from sfvm.cancellation import Cancellation, Cancelled
+from sfvm.sources import layers as module
 from sfvm.sources.layers import Refused, flatten
 from tests.sources.layouts import Member, directory, file, hard, link, pack
 
@@ -95,6 +97,7 @@ def test_symlinks_lead_where_they_would_in_the_guest(tmp_path: Path, layers: Lay
         ([[("sda", tarfile.BLKTYPE, "")]], "it is a device"),
         ([[link("dev", "tmp")], [("dev/sda", tarfile.BLKTYPE, "")]], "it is a device"),
         ([[file("a" * 5000)]], "outside"),
+        ([[link("a", "b/" * 5000)]], "too long"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, layers: Layers, why: str) -> None:
@@ -153,6 +156,52 @@ def test_a_sparse_member_is_as_large_as_it_says(tmp_path: Path) -> None:
         tar.addfile(info)
     with pytest.raises(TooLarge):
         flat(tmp_path, [stream.getvalue()])
+
+
+def headed(members: int, **headers: str) -> bytes:
+    """A layer of empty files with these extended headers."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz", format=tarfile.PAX_FORMAT, compresslevel=1) as tar:
+        for number in range(members):
+            info = tarfile.TarInfo(f"f{number}")
+            info.pax_headers = headers
+            tar.addfile(info)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("mtime", ["nan", "inf", "-inf", "1e400"])
+def test_a_time_that_is_none(tmp_path: Path, mtime: str) -> None:
+    with pytest.raises(Refused, match="member 'f0' of layer 1"):
+        flat(tmp_path, [headed(1, mtime=mtime)])
+    assert not (tmp_path / "out").exists()
+
+
+def test_extended_headers_are_not_held(tmp_path: Path) -> None:
+    layer = headed(40, comment="x" * 900_000)
+    tracemalloc.start()
+    try:
+        flat(tmp_path, [layer], 64 << 20)
+        assert tracemalloc.get_traced_memory()[1] < 15 << 20, "one of them, and copies of it"
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("members", "most"),
+    [
+        ([file(f"f{number}") for number in range(500)], 100_000),
+        ([file(f"{number}/{'a/' * 500}f") for number in range(3)], 200_000),
+        ([link("d", "a/" * 1000), *(file(f"d/{number}") for number in range(100))], 1_000_000),
+    ],
+)
+def test_names_that_would_fill_the_memory(
+    tmp_path: Path, members: list[Member], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as they are, as directories of their own, or as the paths that they come to."""
+    assert flat(tmp_path, [pack(members)], 8 << 20).exists()
+    monkeypatch.setattr(module, "MOST", most)
+    with pytest.raises(Refused, match="too many names"):
+        flat(tmp_path, [pack(members)], 8 << 20)
 
 
 @pytest.mark.parametrize("content", [b"text", b"\x1f\x8bgarbage", b"\x28\xb5\x2f\xfdgarbage"])

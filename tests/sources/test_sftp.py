@@ -2,12 +2,17 @@
 
 import hashlib
 import os
+import socket
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import paramiko
 import pytest
 
+from sfvm.cancellation import Cancellation, Cancelled
 from sfvm.errors import Place, SpecError
 from sfvm.sources.fetch import fetch
 from sfvm.verbs import Host
@@ -15,7 +20,7 @@ from tests.sources.servers import Sftp, sftp
 from tests.verbs import host as host_of
 
 PLACE = Place(Path("spec.xml"), 3)
-CONTENT = os.urandom(3 << 20)
+CONTENT = os.urandom(4 << 20)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -62,27 +67,49 @@ def url(server: Sftp, path: str = "/images/d.bin") -> str:
 
 def refused(address: str, host: Host) -> SpecError:
     with pytest.raises(SpecError) as caught:
-        fetch(address, SHA256, host, PLACE)
+        fetch(address, SHA256, host.access, PLACE)
     assert caught.value.place == PLACE
     assert list((partial(host)).iterdir()) == []
     return caught.value
 
 
 def test_once(server: Sftp, host: Host) -> None:
-    path = fetch(url(server), SHA256, host, PLACE)
+    path = fetch(url(server), SHA256, host.access, PLACE)
     assert path.read_bytes() == CONTENT
-    assert fetch(url(server), SHA256, host, PLACE) == path
+    assert fetch(url(server), SHA256, host.access, PLACE) == path
     assert server.sessions == 1
 
 
 def test_it_goes_on_where_it_broke(server: Sftp, host: Host) -> None:
     (partial(host)).mkdir(parents=True)
     (partial(host) / SHA256).write_bytes(CONTENT[:1234567])
-    assert fetch(url(server), SHA256, host, PLACE).read_bytes() == CONTENT
+    assert fetch(url(server), SHA256, host.access, PLACE).read_bytes() == CONTENT
+
+
+def test_a_transfer_that_is_stopped_leaves_nothing_running(
+    server: Sftp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    server.wait, stop = threading.Event(), Cancellation()
+    own = host_of(tmp_path, stop=stop, named=frozenset({f"127.0.0.1:{server.port}"}))
+    with ThreadPoolExecutor(1) as pool:
+        fetching = pool.submit(fetch, url(server), SHA256, own.access, PLACE)
+        while not any(path.stat().st_size for path in partial(own).glob("*")):
+            time.sleep(0.01)
+        stop.cancel()
+        with pytest.raises(Cancelled):
+            fetching.result(20)
+    server.wait.set()
+    for thread in threading.enumerate():
+        if "prefetch" in thread.name:
+            thread.join(5)
+            assert not thread.is_alive()
+    assert told == []
 
 
 def test_relative_to_the_users_home(server: Sftp, host: Host) -> None:
-    assert fetch(url(server, "/~/images/d.bin"), SHA256, host, PLACE).read_bytes() == CONTENT
+    assert fetch(url(server, "/~/images/d.bin"), SHA256, host.access, PLACE).read_bytes() == CONTENT
 
 
 def test_the_configuration_of_ssh_holds(server: Sftp, host: Host, home: Path) -> None:
@@ -90,7 +117,7 @@ def test_the_configuration_of_ssh_holds(server: Sftp, host: Host, home: Path) ->
     (home / "config").write_text(
         f"Host images\n  HostName 127.0.0.1\n  Port {server.port}\n  User alice\n  IdentityFile {home}/other\n"
     )
-    assert fetch("sftp://images/images/d.bin", SHA256, host, PLACE).read_bytes() == CONTENT
+    assert fetch("sftp://images/images/d.bin", SHA256, host.access, PLACE).read_bytes() == CONTENT
 
 
 def test_an_unknown_host(server: Sftp, host: Host, home: Path) -> None:
@@ -122,6 +149,14 @@ def test_a_key_with_a_passphrase_is_not_asked_for(
 ) -> None:
     keys[1].write_private_key_file(str(home / "id_ecdsa"), password="secret")
     assert "ssh-add" in str(refused(url(server), host).hint)
+
+
+def test_a_name_that_stands_for_the_host_itself(server: Sftp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loopback = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", server.port))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: loopback)
+    error = refused(f"sftp://alice@images.example:{server.port}/images/d.bin", host_of(tmp_path))
+    assert "images.example is a name of the host itself" in str(error.why)
+    assert server.sessions == 0
 
 
 def test_no_such_file(server: Sftp, host: Host) -> None:

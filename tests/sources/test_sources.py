@@ -63,18 +63,18 @@ def drafts(host: Host) -> list[int]:
 
 def refused(url: str, host: Host, sha256: str = SHA256) -> SpecError:
     with pytest.raises(SpecError) as caught:
-        fetch(url, sha256, host, PLACE)
+        fetch(url, sha256, host.access, PLACE)
     assert caught.value.place == PLACE
     assert caught.value.hint
     return caught.value
 
 
 def test_http_once(server: Web, host: Host) -> None:
-    path = fetch(server.url, SHA256, host, PLACE)
+    path = fetch(server.url, SHA256, host.access, PLACE)
     assert path == kept(host) / SHA256
     assert path.read_bytes() == CONTENT
     server.status = 500
-    assert fetch("http://gone.invalid/elsewhere", SHA256, host, PLACE) == path, "the digest is the name"
+    assert fetch("http://gone.invalid/elsewhere", SHA256, host.access, PLACE) == path, "the digest is the name"
     assert server.requests == [""]
     first, second = host.access.ledger.take()
     assert (first.url, first.sha256, first.size, first.cached) == (server.url, SHA256, len(CONTENT), False)
@@ -82,18 +82,18 @@ def test_http_once(server: Web, host: Host) -> None:
 
 
 def test_what_was_damaged_meanwhile_is_fetched_again(server: Web, host: Host) -> None:
-    path = fetch(server.url, SHA256, host, PLACE)
+    path = fetch(server.url, SHA256, host.access, PLACE)
     path.write_bytes(b"x")
-    assert fetch(server.url, SHA256, host, PLACE).read_bytes() == CONTENT
+    assert fetch(server.url, SHA256, host.access, PLACE).read_bytes() == CONTENT
     assert len(server.requests) == 2
 
 
 def test_a_file(tmp_path: Path, host: Host) -> None:
     path = tmp_path / "a b.bin"
     path.write_bytes(CONTENT)
-    found = fetch(f"file://{str(path).replace(' ', '%20')}", SHA256, host, PLACE)
+    found = fetch(f"file://{str(path).replace(' ', '%20')}", SHA256, host.access, PLACE)
     path.unlink()
-    assert fetch(f"file://{path}", SHA256, host, PLACE).read_bytes() == CONTENT
+    assert fetch(f"file://{path}", SHA256, host.access, PLACE).read_bytes() == CONTENT
     assert found.parent == kept(host)
 
 
@@ -117,7 +117,13 @@ def test_a_wrong_digest(server: Web, host: Host) -> None:
 
 def test_a_broken_transfer_goes_on(server: Web, host: Host) -> None:
     server.most = 1 << 20
-    assert fetch(server.url, SHA256, host, PLACE).read_bytes() == CONTENT
+    assert fetch(server.url, SHA256, host.access, PLACE).read_bytes() == CONTENT
+    assert server.requests == ["", f"bytes={1 << 20}-", f"bytes={2 << 20}-"]
+
+
+def test_a_part_that_is_shorter_than_asked_goes_on(server: Web, host: Host) -> None:
+    server.most = server.part = 1 << 20
+    assert fetch(server.url, SHA256, host.access, PLACE).read_bytes() == CONTENT
     assert server.requests == ["", f"bytes={1 << 20}-", f"bytes={2 << 20}-"]
 
 
@@ -128,7 +134,7 @@ def test_without_ranges_it_begins_again_while_there_is_progress(server: Web, hos
     assert len(server.requests) == 2, "nothing was gained by the second"
     assert drafts(host) == [1 << 20]
     server.most = None
-    assert fetch(server.url, SHA256, host, PLACE).read_bytes() == CONTENT
+    assert fetch(server.url, SHA256, host.access, PLACE).read_bytes() == CONTENT
 
 
 def test_the_next_command_goes_on(server: Web, host: Host) -> None:
@@ -138,14 +144,14 @@ def test_the_next_command_goes_on(server: Web, host: Host) -> None:
     refused(server.url, host)
     assert drafts(host) == [12345]
     server.most = None
-    assert fetch(server.url, SHA256, host, PLACE).read_bytes() == CONTENT
+    assert fetch(server.url, SHA256, host.access, PLACE).read_bytes() == CONTENT
     assert server.requests[-1] == "bytes=12345-"
 
 
 def test_a_draft_of_something_else_is_given_up(server: Web, host: Host) -> None:
     (partial(host)).mkdir(parents=True)
     (partial(host) / SHA256).write_bytes(b"x" * 12345)
-    assert fetch(server.url, SHA256, host, PLACE).read_bytes() == CONTENT
+    assert fetch(server.url, SHA256, host.access, PLACE).read_bytes() == CONTENT
     assert server.requests == ["bytes=12345-", ""]
 
 
@@ -153,7 +159,7 @@ def test_a_draft_of_something_else_is_given_up(server: Web, host: Host) -> None:
 def test_a_draft_that_is_complete_or_too_long(server: Web, host: Host, left: bytes) -> None:
     (partial(host)).mkdir(parents=True)
     (partial(host) / SHA256).write_bytes(left)
-    assert fetch(server.url, SHA256, host, PLACE).read_bytes() == CONTENT
+    assert fetch(server.url, SHA256, host.access, PLACE).read_bytes() == CONTENT
     assert len(server.requests) == (0 if left == CONTENT else 2)
 
 
@@ -199,13 +205,13 @@ def test_offline(server: Web, host: Host, tmp_path: Path, scheme: str) -> None:
     url = server.url.replace("http", scheme)
     assert "offline" in str(refused(url, own).why)
     assert server.requests == []
-    fetch(server.url, SHA256, host, PLACE)
-    assert fetch(url, SHA256, own, PLACE).read_bytes() == CONTENT
+    fetch(server.url, SHA256, host.access, PLACE)
+    assert fetch(url, SHA256, own.access, PLACE).read_bytes() == CONTENT
 
 
 def test_without_a_length(server: Web, host: Host) -> None:
     server.lengths = False
-    assert fetch(server.url, SHA256, host, PLACE).read_bytes() == CONTENT
+    assert fetch(server.url, SHA256, host.access, PLACE).read_bytes() == CONTENT
 
 
 def test_cut_off_without_a_length(server: Web, host: Host) -> None:
@@ -219,11 +225,11 @@ def test_progress_is_told_when_it_takes_long(
 ) -> None:
     events: list[Event] = []
     own = host_of(tmp_path, listener=events.append, **named(server))
-    fetch(server.url, SHA256, own, PLACE)
+    fetch(server.url, SHA256, own.access, PLACE)
     assert events == []
     monkeypatch.setattr(fetching, "QUIET", 0)
     (kept(own) / SHA256).unlink()
-    fetch(server.url, SHA256, own, PLACE)
+    fetch(server.url, SHA256, own.access, PLACE)
     told = [event for event in events if isinstance(event, Preparing)]
     assert {event.what for event in told} == {"download of d.bin"}
     fractions = [event.fraction for event in told[:-1]]
@@ -235,7 +241,9 @@ def test_progress_is_told_when_it_takes_long(
 def test_two_at_once_fetch_once(server: Web, host: Host) -> None:
     server.wait = threading.Event()
     found: list[Path] = []
-    threads = [threading.Thread(target=lambda: found.append(fetch(server.url, SHA256, host, PLACE))) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: found.append(fetch(server.url, SHA256, host.access, PLACE))) for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     threads[1].join(0.3)
@@ -255,7 +263,7 @@ def test_a_fetch_that_is_stopped_ends_at_once_and_goes_on_later(server: Web, tmp
 
     def work() -> None:
         try:
-            fetch(server.url, SHA256, own, PLACE)
+            fetch(server.url, SHA256, own.access, PLACE)
         except Cancelled as error:
             ended.append(error)
 
@@ -269,7 +277,7 @@ def test_a_fetch_that_is_stopped_ends_at_once_and_goes_on_later(server: Web, tmp
     assert not thread.is_alive()
     assert len(ended) == 1
     server.wait.set()
-    assert fetch(server.url, SHA256, host_of(tmp_path, **named(server)), PLACE).read_bytes() == CONTENT
+    assert fetch(server.url, SHA256, host_of(tmp_path, **named(server)).access, PLACE).read_bytes() == CONTENT
 
 
 def test_a_full_disk(server: Web, tmp_path: Path, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,6 +309,9 @@ def test_a_full_disk(server: Web, tmp_path: Path, host: Host, monkeypatch: pytes
         ("file://server/x", "is no URL of a file"),
         ("file://", "is no URL of a file"),
         ("https://h/a b", "is no URL"),
+        ("file:///srv/x%00y", "is no URL"),
+        ("https://user:secret@h/a b", "is no URL"),
+        ("ftp://user:secret@h/x", "cannot be fetched"),
         ("sftp://h/ä", "is no URL"),
         ("https://user:secret@h/x", "a password in it"),
         ("https://user@h/x", "a password in it"),
