@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import lzma
 import tarfile
-import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from sfvm import archives
 from sfvm.contents.entry import Entry
 from sfvm.errors import SfvmError
 
@@ -39,7 +36,7 @@ def entries(path: Path) -> dict[bytes, Entry]:
     found: dict[bytes, Entry] = {}
     firsts: dict[bytes, bytes] = {}
     with _opened(path) as tar:
-        for member in tar:
+        for member in archives.members(tar):
             name = _name(member.name)
             if member.islnk():
                 target = _name(member.linkname)
@@ -48,7 +45,6 @@ def entries(path: Path) -> dict[bytes, Entry]:
             else:
                 firsts.pop(name, None)
                 found[name] = _entry(tar, member)
-            tar.members = []  # type: ignore[attr-defined]  # else it keeps all; typeshed leaves it out
     names = Counter(firsts.values())
     return {
         name: replace(entry, links=1 + names[first]) if (first := firsts.get(name, name)) in names else entry
@@ -63,37 +59,21 @@ def contents(path: Path, wanted: Collection[bytes]) -> dict[bytes, bytes]:
     """
     found: dict[bytes, bytes] = {}
     with _opened(path) as tar:
-        for member in tar:
+        for member in archives.members(tar):
             if member.isreg() and (name := _name(member.name)) in wanted:
                 found[name] = b"".join(_blocks(tar, member))
             elif member.islnk() and (target := _name(member.linkname)) in found:
                 found[_name(member.name)] = found[target]
-            tar.members = []  # type: ignore[attr-defined]
     return {name: content for name, content in found.items() if name in wanted}
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tarfile.TarFile]:
-    with ExitStack() as stack:
-        try:
-            file: Any = stack.enter_context(path.open("rb"))
-            # Not left to tarfile: what it unpacks from a stream may end anywhere.
-            if path.suffix == ".gz":
-                file = stack.enter_context(gzip.GzipFile(fileobj=file))
-            elif path.suffix == ".xz":
-                file = stack.enter_context(lzma.LZMAFile(file))
-            elif path.suffix == ".zst":
-                import zstandard
-
-                file = stack.enter_context(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
-            words = {"encoding": "utf-8", "errors": "surrogateescape"}
-            yield stack.enter_context(tarfile.open(fileobj=file, mode="r|", **words))  # type: ignore[call-overload]
-        except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
-            raise _damaged(path, str(error)) from error
-        except Exception as error:  # zstandard's own class, without importing it for nothing
-            if type(error).__name__ != "ZstdError":
-                raise
-            raise _damaged(path, str(error)) from error
+    try:
+        with archives.opened(path) as tar:
+            yield tar
+    except (*archives.DAMAGE, archives.TooLarge) as error:
+        raise _damaged(path, str(error)) from error
 
 
 def _damaged(path: Path, why: str) -> SfvmError:

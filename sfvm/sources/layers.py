@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sfvm.archives import DAMAGE, MAX_HOPS, MAX_MEMBERS, TooLarge, opened
+from sfvm.archives import DAMAGE, MAX_HOPS, TooLarge, members, opened
 from sfvm.cancellation import NEVER, Cancellation
 
 WHITEOUT = ".wh."
@@ -80,16 +80,11 @@ def _members(
 
     :raises Refused: it is no tar, or damaged
     """
-    index = 0
     try:
         with opened(path, limit) as archive:
-            while (member := archive.next()) is not None:
+            for index, member in enumerate(members(archive)):
                 stop.check()
-                vars(archive)["members"].clear()  # tarfile would keep them all
-                if index > MAX_MEMBERS:
-                    raise TooLarge(f"layer {number + 1} has more than {MAX_MEMBERS} members")
                 yield index, (member, archive)
-                index += 1
     except DAMAGE as error:
         if isinstance(error, Refused):
             raise
@@ -130,12 +125,12 @@ class _Tree:
     def apply(self, number: int) -> None:
         """Change the tree as the layer whose members have been noted says: what it removes comes first, for that means
         the layers below."""
-        members, self.layer = self.layer, []
-        for _, member in members:
+        noted, self.layer = self.layer, []
+        for _, member in noted:
             parts = _parts(member.name)
             if parts and parts[-1].startswith(WHITEOUT):
                 self._remove(parts)
-        for index, member in members:
+        for index, member in noted:
             parts = _parts(member.name)
             if not parts or not parts[-1].startswith(WHITEOUT):
                 self._add(number, index, member, parts)

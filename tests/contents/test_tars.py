@@ -8,6 +8,7 @@ import lzma
 import os
 import subprocess
 import tarfile
+import tracemalloc
 
 import pytest
 import zstandard
@@ -97,10 +98,33 @@ def test_a_tar_of_gnu_tar_says_what_lstat_does(tmp_path):
     )
 
 
+HEADERS = (
+    {"GNU.sparse.size": "abc"},
+    {"GNU.sparse.map": "1,a"},
+    {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"},
+    {"size": "-5"},
+)
+
+
+def test_a_header_that_would_fill_the_memory(tmp_path):
+    path = tmp_path / "x.tar"
+    path.write_bytes(tar_of(member("x", pax_headers={"SCHILY.xattr.user.a": "x" * (60 << 20)})))
+    tracemalloc.start()
+    try:
+        with pytest.raises(SfvmError, match="a header of"):
+            tars.entries(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20
+
+
 def test_damaged_tars_are_told(tmp_path):
     whole = tar_of(*MEMBERS)
     for suffix, content in (
         (".tar", b"no tar at all" * 100),
+        *((".tar", tar_of(member("x", pax_headers=headers))) for headers in HEADERS),
+        (".tar", whole.rstrip(b"\0") + b"?" * 1024),
         (".tar.gz", gzip.compress(whole)[:500]),
         (".tar.xz", lzma.compress(whole)[:100]),
         (".tar.zst", b"\x28\xb5\x2f\xfd\xff\xff\xff"),
