@@ -94,10 +94,13 @@ def compare(
             paths = before.path(name), after.path(name)
             what = f"reading {' and '.join(map(str, paths))}"
             listener(Preparing(what))
-            some = comparison.files(*map(tars.entries, paths))
+            entries = [tars.entries(path) for path in paths]
+            some = comparison.files(*entries)
             found = Files(found.added + some.added, found.removed + some.removed, found.changed + some.changed)
             wanted = comparison.texts(some.changed)
-            texts |= comparison.diffs(*(tars.contents(path, wanted) for path in paths)) if wanted else {}
+            if wanted:
+                sides = zip(paths, entries, strict=True)
+                texts |= comparison.diffs(*(tars.contents(path, {w: mine[w] for w in wanted}) for path, mine in sides))
             listener(Preparing(what, done=True))
     return found, texts, ()
 

@@ -168,7 +168,7 @@ def texts(changed: Sequence[Changed]) -> tuple[bytes, ...]:
 
 def diffs(before: Mapping[bytes, bytes], after: Mapping[bytes, bytes]) -> dict[bytes, str]:
     """Unified diffs of the contents of both, by path; without those that are no texts."""
-    found = ((path, unified(path, content, after[path])) for path, content in before.items())
+    found = ((path, unified(path, before[path], after[path])) for path in before if path in after)
     return {path: text for path, text in found if text is not None}
 
 

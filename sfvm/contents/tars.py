@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import tarfile
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from sfvm import archives
-from sfvm.contents.entry import Entry
+from sfvm.contents.entry import Entry, Paths
 from sfvm.errors import SfvmError
 
 SUFFIXES = (".tar", ".tar.gz", ".tar.xz", ".tar.zst")
@@ -29,7 +29,8 @@ ACLS = {"SCHILY.acl.access": "system.posix_acl_access", "SCHILY.acl.default": "s
 
 
 def entries(path: Path) -> dict[bytes, Entry]:
-    """Every member by its path. A hard link has the entry of what it names; ACLs stand among the xattrs, as text.
+    """Every member by its path. A hard link has the entry of what it names; ACLs stand among the xattrs, as text. The
+    inode of a regular file is where in the tar its content begins.
 
     :raises SfvmError: it is no tar, or damaged
     """
@@ -52,19 +53,19 @@ def entries(path: Path) -> dict[bytes, Entry]:
     }
 
 
-def contents(path: Path, wanted: Collection[bytes]) -> dict[bytes, bytes]:
-    """The contents of regular files.
+def contents(path: Path, wanted: Paths) -> dict[bytes, bytes]:
+    """The contents of regular files among the :func:`entries` of *path*, small ones.
 
     :raises SfvmError: it is no tar, or damaged
     """
-    found: dict[bytes, bytes] = {}
+    # Not by name: a hard link has none of its own, and a later member may have taken that of what it names.
+    sizes = {entry.inode: entry.size for entry in wanted.values() if entry.regular}
+    found: dict[int, bytes] = {}
     with _opened(path) as tar:
         for member in archives.members(tar):
-            if member.isreg() and (name := _name(member.name)) in wanted:
-                found[name] = b"".join(_blocks(tar, member))
-            elif member.islnk() and (target := _name(member.linkname)) in found:
-                found[_name(member.name)] = found[target]
-    return {name: content for name, content in found.items() if name in wanted}
+            if member.isreg() and sizes.get(member.offset_data) == member.size:
+                found[member.offset_data] = b"".join(_blocks(tar, member))
+    return {name: found[entry.inode] for name, entry in wanted.items() if entry.inode in found}
 
 
 @contextmanager
@@ -95,6 +96,7 @@ def _entry(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Entry:
         device=f"{member.devmajor}:{member.devminor}" if kind.endswith("device") else "",
         xattrs=_xattrs(member),
         digest=digest.hexdigest() if kind == "file" else "",
+        inode=member.offset_data if kind == "file" else 0,
     )
 
 
