@@ -97,7 +97,7 @@ def compare(
             entries = [tars.entries(path) for path in paths]
             some = comparison.files(*entries)
             found = Files(found.added + some.added, found.removed + some.removed, found.changed + some.changed)
-            wanted = comparison.texts(some.changed)
+            wanted = comparison.in_the_open(comparison.texts(some.changed), *entries)
             if wanted:
                 sides = zip(paths, entries, strict=True)
                 texts |= comparison.diffs(*(tars.contents(path, {w: mine[w] for w in wanted}) for path, mine in sides))

@@ -180,6 +180,13 @@ def test_a_file_that_becomes_a_hard_link_is_shown(tmp_path, back):
     }
 
 
+def test_a_text_in_a_private_directory_is_not_shown(tmp_path):
+    root = member("root", tarfile.DIRTYPE, mode=0o700)
+    sides = [bundle(tmp_path / n, root, member("root/token", content=n.encode(), mode=0o644)) for n in ("one", "two")]
+    files, texts, _ = bundles.compare(*sides, print)
+    assert ([change.path for change in files.changed], texts) == ([b"root/token"], {})
+
+
 def test_of_several_members_of_a_name_the_last_counts(tmp_path):
     """The earlier ones are passed over, whatever their size; a hard link keeps what it was made to."""
     path = tmp_path / "x.tar"
