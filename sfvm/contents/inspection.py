@@ -231,16 +231,25 @@ UNITS, TARGET, MASKED = b"etc/systemd/system/", "default.target", b"/dev/null"
 
 def enabled(entries: Paths) -> Iterator[Service]:
     """What starts with the machine: the links that ``systemctl enable`` makes (systemd.unit(5), ``[Install]``), aliases
-    among them, and OpenRC's runlevels (rc-update(8))."""
-    for alias, target in _units(entries):
-        if alias != TARGET and target != MASKED:
+    among them, and OpenRC's runlevels (rc-update(8)); nothing that is masked."""
+    units = _units(entries)
+    masked = {name for name, target in units if target == MASKED}
+    for alias, target in units:
+        if alias != TARGET and target != MASKED and not _names(_base(target)) & masked:
             yield Service(_base(target), alias)
     for path, entry in entries.items():
-        folder, _, name = path.rpartition(b"/")
+        folder, _, last = path.rpartition(b"/")
+        name = os.fsdecode(last)
         if folder.startswith(UNITS) and folder.endswith((b".wants", b".requires")) and entry.kind == "symlink":
-            yield Service(os.fsdecode(name), os.fsdecode(folder.removeprefix(UNITS).rpartition(b".")[0]))
+            if not _names(name) & masked:
+                yield Service(name, os.fsdecode(folder.removeprefix(UNITS).rpartition(b".")[0]))
         elif folder.startswith(b"etc/runlevels/") and entry.kind != "directory":
-            yield Service(os.fsdecode(name), os.fsdecode(folder.removeprefix(b"etc/runlevels/")))
+            yield Service(name, os.fsdecode(folder.removeprefix(b"etc/runlevels/")))
+
+
+def _names(unit: str) -> set[str]:
+    """The unit's, and that of the template of which it is an instance."""
+    return {unit, re.sub(r"@.*\.", "@.", unit)}
 
 
 def _units(entries: Paths) -> list[tuple[str, bytes]]:
@@ -269,17 +278,23 @@ def _open(entry: Entry) -> bool:
 
 
 def kernels(entries: Paths) -> Iterator[Kernel]:
-    """By version; an image is in /boot, or with its modules."""
-    found: dict[str, str] = {}
+    """By version; an image is in /boot, or with its modules. One that is named by its flavour (``vmlinuz-virt`` of
+    Alpine, ``vmlinuz-linux`` of Arch) is that of the version that it can only be, if there is one."""
+    images: dict[str, str] = {}
+    modules: dict[str, str] = {}
     for path, entry in entries.items():
         if match := re.fullmatch(rb"boot/vmlinu[xz]-(.+)", path):
-            found[os.fsdecode(match[1])] = shown(path)
-        elif match := re.fullmatch(rb"(?:usr/)?lib/modules/([^/]+)(/vmlinuz)?", path):
-            if match[2]:
-                found[os.fsdecode(match[1])] = found.get(os.fsdecode(match[1])) or shown(path)
-            elif entry.kind == "directory":
-                found.setdefault(os.fsdecode(match[1]), "")
-    yield from (Kernel(version, image) for version, image in sorted(found.items()))
+            images[os.fsdecode(match[1])] = shown(path)
+        elif match := re.fullmatch(rb"(?:usr/)?lib/modules/([^/]+)/vmlinuz", path):
+            modules[os.fsdecode(match[1])] = shown(path)
+        elif entry.kind == "directory" and (match := re.fullmatch(rb"(?:usr/)?lib/modules/([^/]+)", path)):
+            modules.setdefault(os.fsdecode(match[1]), "")
+    for flavour in sorted(images.keys() - modules.keys()):
+        bare = modules.keys() - images.keys()
+        versions = [version for version in bare if version.endswith(f"-{flavour}")] or list(bare)
+        if len(versions) == 1:
+            images[versions[0]] = images.pop(flavour)
+    yield from (Kernel(version, image) for version, image in sorted((modules | images).items()))
 
 
 def directories(entries: Paths) -> dict[str, int]:

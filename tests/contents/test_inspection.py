@@ -158,6 +158,43 @@ def test_what_starts(found):
     assert found.target == "multi-user.target"
 
 
+def test_what_is_masked_does_not_start(found):
+    units = b"etc/systemd/system/"
+    masked = ("ssh.service", "gdm.service", "x@.service")
+    entries = {**ENTRIES, **{units + name.encode(): link(b"/dev/null") for name in masked}}
+    inspected = inspection.of(found.manifest, entries, {})
+    assert inspected.enabled == (Service("hostname", "boot"),)
+    assert inspected.masked == ("apt-daily.timer", *sorted(masked))
+
+
+@pytest.mark.parametrize(
+    ("paths", "kernels"),
+    [
+        ({"boot/vmlinuz-virt", "lib/modules/6.12.8-0-virt"}, [("6.12.8-0-virt", "/boot/vmlinuz-virt")]),
+        (
+            {"boot/vmlinuz-linux", "usr/lib/modules/6.9-arch1", "usr/lib/modules/6.9-arch1/vmlinuz"},
+            [("6.9-arch1", "/boot/vmlinuz-linux")],
+        ),
+        (
+            {"boot/vmlinuz-lts", "boot/vmlinuz-virt", "lib/modules/6.12-0-lts", "lib/modules/6.12-0-virt"},
+            [("6.12-0-lts", "/boot/vmlinuz-lts"), ("6.12-0-virt", "/boot/vmlinuz-virt")],
+        ),
+        (
+            {"boot/vmlinuz-0-rescue", "boot/vmlinuz-6.1", "lib/modules/6.1"},
+            [("0-rescue", "/boot/vmlinuz-0-rescue"), ("6.1", "/boot/vmlinuz-6.1")],
+        ),
+        (
+            {"boot/vmlinuz-linux", "lib/modules/5", "lib/modules/6"},
+            [("5", ""), ("6", ""), ("linux", "/boot/vmlinuz-linux")],
+        ),
+        ({"boot/vmlinuz-virt"}, [("virt", "/boot/vmlinuz-virt")]),
+    ],
+)
+def test_kernels_that_are_named_by_their_flavour(paths, kernels):
+    entries = {path.encode(): FILE if "vmlinuz" in path else DIRECTORY for path in paths}
+    assert [(one.version, one.image) for one in inspection.kernels(entries)] == kernels
+
+
 def test_who_has_rights(found):
     assert [(path, can) for path, _, can in found.privileged] == [
         (b"usr/bin/ping", ("cap_net_raw",)),
