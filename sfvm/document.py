@@ -171,6 +171,10 @@ class _Reader:
             raise SpecError(
                 "not well-formed XML", place=place, why=message, hint="correct the XML at the caret"
             ) from None
+        except (LookupError, ValueError):  # expat asks Python for encodings that it does not know itself
+            raise SpecError(
+                "an encoding that is not understood", place=Place(self.path, 1), hint="write it in UTF-8"
+            ) from None
         finally:
             del self.parser  # its handlers refer to us: free both now
         assert self.root is not None  # expat has seen a whole document

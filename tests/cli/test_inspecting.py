@@ -44,8 +44,9 @@ def test_an_invalid_spec_does_not_hide_the_others(world):
     world.write(
         "broken", '<filesystem xmlns="urn:sfvm:1" name="broken" parent="root"><steps><fiel/></steps></filesystem>'
     )
+    world.write("strange", '<?xml version="1.0" encoding="rot13"?>\n<filesystem xmlns="urn:sfvm:1" name="strange"/>')
     found = states(world)
-    assert found["broken"] == "invalid"
+    assert found["broken"] == found["strange"] == "invalid"
     assert found["web"] == "missing"
     assert "broken" in world.run("tree").stdout
 
