@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from sfvm import safejson
 from sfvm.contents import comparison, tars
 from sfvm.contents.comparison import Blob, Files
 from sfvm.errors import SfvmError
@@ -63,8 +64,8 @@ def opened(directory: Path) -> Bundle:
     :raises SfvmError: it is none
     """
     try:
-        told = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-        artifacts = {name: Blob(int(a["size"]), str(a["sha256"])) for name, a in told["artifacts"].items()}
+        told = safejson.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        artifacts = {name: _blob(artifact) for name, artifact in told["artifacts"].items()}
         packages = tuple(Package(*map(str, package)) for package in told["packages"])
         if any(Path(name).name != name for name in artifacts):
             raise ValueError("an artifact that is elsewhere")
@@ -74,6 +75,13 @@ def opened(directory: Path) -> Bundle:
         raise SfvmError(
             f"{directory} is no bundle", why=why, hint="`sfvm bundle` makes one, and prints its directory"
         ) from error
+
+
+def _blob(artifact: Mapping[str, Any]) -> Blob:
+    size, digest = artifact["size"], artifact["sha256"]
+    if type(size) is not int or size < 0:
+        raise ValueError("no size")
+    return Blob(size, str(digest))
 
 
 def compare(

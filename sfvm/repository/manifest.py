@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+from sfvm import safejson
 from sfvm.downloads.fetched import Fetched
 
 VERSION = 1
@@ -114,10 +115,7 @@ class Manifest:
 
         :raises ValueError: it is none, or truncated
         """
-        try:
-            return cls.from_json(json.loads(content))
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
+        return cls.from_json(safejson.loads(content))
 
     def dump(self) -> bytes:
         """The content of its file."""

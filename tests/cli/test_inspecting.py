@@ -51,6 +51,20 @@ def test_an_invalid_spec_does_not_hide_the_others(world):
     assert "broken" in world.run("tree").stdout
 
 
+@pytest.mark.parametrize("content", ["[" * 200_000, '{"size": 1e999}', '{"size": 5}', "[]"])
+def test_damaged_manifests_and_names_are_no_bugs(world, repository, content):
+    world.put("leaf")
+    key = repository.current("leaf")
+    manifest = repository.nodes / f"{key}.json"
+    for path in (manifest, repository.root / "names/leaf"):
+        path.chmod(0o644)
+        path.write_text(content)
+        for words in (["tree"], ["plan", "leaf"], ["why", "leaf"], ["show", key[:8]], ["gc", "-n"]):
+            result = world.run(*words)
+            assert "bug" not in result.stderr, (words, result.stderr)
+    assert states(world)["leaf"] == "missing"
+
+
 def test_plan_says_what_and_why(world, repository):
     world.put("root")
     plan = json.loads(world.run("plan", "leaf", "--json").stdout)

@@ -237,6 +237,11 @@ def test_of_disk_images_the_nodes_are_named(tmp_path):
         json.dumps({**NODE, "artifacts": {"../x": {"size": 1, "sha256": "0"}}}),
         json.dumps({**NODE, "artifacts": {"x": {"size": "a", "sha256": "0"}}}),
         json.dumps({**NODE, "artifacts": {}, "packages": [["a", "b", "c", "d"]]}),
+        *(
+            json.dumps({**NODE, "artifacts": {"x": {"size": size, "sha256": "0"}}})
+            for size in (-1, 1.5, "1", float("inf"), True, None)
+        ),
+        "[" * 200_000,
         json.dumps({**NODE, "artifacts": {}, "packages": 1}),
     ],
 )
