@@ -61,10 +61,10 @@ class Element:
     def place_of(self, name: str) -> Place:
         """Where the attribute *name* is written; the element's own place when the file does not tell any more."""
         try:
-            lines = self.place.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            lines = self.place.path.read_text(encoding="utf-8", errors="replace").split("\n")
         except OSError:
             return self.place
-        text = "".join(lines[self.place.line - 1 :])
+        text = "\n".join(lines[self.place.line - 1 :])
         position = text.find(self.tag, self.place.column - 1) + len(self.tag)
         while match := _ATTRIBUTE.match(text, position):
             if match[1] == name:

@@ -22,7 +22,7 @@ from sfvm.cli.options import (
     read_all,
     resolve,
 )
-from sfvm.cli.output import columns, style, write_json
+from sfvm.cli.output import columns, plain, say, style, write_json
 from sfvm.errors import SfvmError, UsageError, suggestion
 
 KINDS = ("filesystem", "fragment", "format")
@@ -44,8 +44,6 @@ def validate(options: Options, files: tuple[Path, ...]) -> int:
       sfvm validate specs/*.xml
       sfvm validate formats/vmware.xml
     """
-    from sfvm.cli.output import say
-
     failed = 0
     for file in files:
         try:
@@ -131,8 +129,8 @@ def list_(options: Options, as_json: bool) -> None:
             ]
         )
         return
-    rows = [(style(s.name, bold=True), s.parent or "(root)", s.summary or str(s.path)) for s in specs]
-    rows += [(style(name, fg="red"), "(invalid)", str(error.what)) for name, error in problems]
+    rows = [(style(s.name, bold=True), s.parent or "(root)", plain(s.summary or str(s.path))) for s in specs]
+    rows += [(style(name, fg="red"), "(invalid)", plain(error.what)) for name, error in problems]
     for line in columns(sorted(rows, key=lambda row: click.unstyle(row[0]))):
         click.echo(line)
 

@@ -13,6 +13,7 @@ from sfvm.contents.comparison import Blob, Files
 from sfvm.errors import SfvmError
 from sfvm.events import Listener, Preparing
 from sfvm.guest import Package
+from sfvm.repository.manifest import KEY
 
 MANIFEST = "manifest.json"
 NODE = "${name}"
@@ -69,7 +70,9 @@ def opened(directory: Path) -> Bundle:
         packages = tuple(Package(*map(str, package)) for package in told["packages"])
         if any(Path(name).name != name for name in artifacts):
             raise ValueError("an artifact that is elsewhere")
-        return Bundle(directory, str(told["node"]), str(told["key"]), str(told["format"]), packages, artifacts)
+        if not KEY.fullmatch(told["key"]):
+            raise ValueError("no key")
+        return Bundle(directory, str(told["node"]), told["key"], str(told["format"]), packages, artifacts)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         why = error.strerror if isinstance(error, OSError) else f"{MANIFEST} is not what sfvm writes"
         raise SfvmError(
