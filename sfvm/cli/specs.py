@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -24,6 +25,9 @@ from sfvm.cli.options import (
 )
 from sfvm.cli.output import columns, plain, say, style, write_json
 from sfvm.errors import SfvmError, UsageError, suggestion
+
+if TYPE_CHECKING:
+    from sfvm.spec.shape import Shape
 
 KINDS = ("filesystem", "fragment", "format")
 GROUPS = {"steps": "Steps", "bases": "Bases", "bundle": "Bundle verbs"}
@@ -163,22 +167,25 @@ def show(options: Options, node: str, arguments: dict[str, str], params: bool) -
 
 
 def _complete_verb(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from sfvm.spec.schema import STRUCTURE
     from sfvm.verbs import registry
 
-    names = {name for group in GROUPS for name in registry(group)}
+    names = {name for group in GROUPS for name in registry(group)} | STRUCTURE.keys()
     return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
 
 
 @spec.command("help")
-@click.argument("verb", required=False, shell_complete=_complete_verb)
+@click.argument("verb", required=False, metavar="[ELEMENT]", shell_complete=_complete_verb)
 def help_(verb: str | None) -> None:
-    """List the verbs of specs, or explain one VERB with its attributes.
+    """List the elements of specs, or explain one ELEMENT with its attributes.
 
     \b
     Examples:
       sfvm spec help
       sfvm spec help packages
+      sfvm spec help param
     """
+    from sfvm.spec.schema import STRUCTURE
     from sfvm.verbs import registry
 
     groups = {group: registry(group) for group in GROUPS}
@@ -189,11 +196,14 @@ def help_(verb: str | None) -> None:
                 rows = [(name, _summary(kind)) for name, kind in sorted(groups[group].items())]
                 for line in columns(rows):
                     click.echo("  " + line)
+        click.echo(style("Around them", bold=True))
+        for line in columns(list(STRUCTURE.items())):
+            click.echo("  " + line)
         return
     kinds = [(group, kind) for group, verbs in groups.items() if (kind := verbs.get(verb))]
-    if not kinds:
-        known = {name for verbs in groups.values() for name in verbs}
-        raise UsageError(f"there is no verb {verb!r}", hint=suggestion(verb, known) or "sfvm spec help")
+    if not kinds and not _explain_element(verb, STRUCTURE.get(verb, "")):
+        known = {name for verbs in groups.values() for name in verbs} | STRUCTURE.keys()
+        raise UsageError(f"there is no element {verb!r}", hint=suggestion(verb, known) or "sfvm spec help")
     for group, kind in kinds:
         _explain(group, verb, kind)
 
@@ -221,6 +231,32 @@ def _explain(group: str, verb: str, kind: type[Any]) -> None:
     element = (top.children[inside] if inside else top).children[verb]
     click.echo(style(f"<{verb}>", bold=True) + f"  {GROUPS[group].lower()}")
     click.echo(_documentation(kind))
+    _attributes(verb, element, top.children.keys())
+
+
+def _explain_element(name: str, sentence: str) -> bool:
+    """The reference of an element that is no verb, but structure or a part of a verb; False when there is none."""
+    from lxml import etree
+
+    from sfvm.spec import shape
+    from sfvm.spec.schema import KINDS, STRUCTURE, assemble
+    from sfvm.verbs import registry
+
+    outlines = [shape.outline(etree.fromstring(assemble(kind))) for kind in KINDS]
+    found = [found for outline in outlines if (found := shape.find(name, outline))]
+    if not found:
+        return False
+    element, homes = found[0][0], sorted({home for _, homes in found for home in homes})
+    known = {verb for group in GROUPS for verb in registry(group)} | STRUCTURE.keys()
+    click.echo(style(f"<{name}>", bold=True) + (f"  in {', '.join(homes)}" if homes else ""))
+    if sentence:
+        click.echo(sentence)
+    _attributes(name, element, known)
+    return True
+
+
+def _attributes(verb: str, element: Shape, others: Collection[str]) -> None:
+    """Those of *element*, and of its children but for the *others*."""
     pending = [("", element)]
     while pending:
         path, found = pending.pop(0)
@@ -236,6 +272,6 @@ def _explain(group: str, verb: str, kind: type[Any]) -> None:
             click.echo("\n" + style(f"attributes of {path.strip() or verb}" if path else "attributes", dim=True))
             for line in columns([(row[0].removeprefix(path), *row[1:]) for row in rows]):
                 click.echo("  " + line)
-        pending += [(f"{path}{name} ", child) for name, child in found.children.items() if name not in top.children]
+        pending += [(f"{path}{name} ", child) for name, child in found.children.items() if name not in others]
         if path.count(" ") > 3:
             break

@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 
 import pytest
+from lxml import etree
 
 from sfvm.repository import Repository
 
@@ -202,6 +203,29 @@ def test_every_verb_has_help(world):
             result = world.invoke("spec", "help", name)
             assert result.exit_code == 0, result.exception
             assert len(result.output.splitlines()) >= 2
+
+
+def test_every_element_has_help(world):
+    """Those of verbs, and what is around verbs: with a sentence each."""
+    from sfvm.document import NAMESPACE
+    from sfvm.spec.schema import KINDS, STRUCTURE, assemble
+    from sfvm.verbs import registry
+
+    grammars = [etree.fromstring(assemble(kind)) for kind in KINDS]
+    elements = {element.get("name") for grammar in grammars for element in grammar.iter("{*}element")} - {None}
+    assert {"param", "if", "layout", "subvolume", "packages"} < elements
+    assert STRUCTURE.keys() < elements
+    for name in elements - {NAMESPACE}:
+        result = world.invoke("spec", "help", name)
+        assert result.exit_code == 0, result.exception
+        assert f"<{name}>" in result.output
+        assert STRUCTURE.get(name, "") in result.output
+    verbs = {name for group in ("steps", "bases", "bundle") for name in registry(group)}
+    tops = ("filesystem", "fragment", "format", "steps", "base", "if", "choose", "when", "otherwise", "for", "include")
+    for name in elements - verbs - STRUCTURE.keys():
+        homes = world.invoke("spec", "help", name).output.splitlines()[0].partition("  in ")[2].split(", ")
+        assert homes != [""], name
+        assert not set(homes) & set(tops), f"{name} is part of no verb: it wants a sentence"
 
 
 def test_validate(world):
