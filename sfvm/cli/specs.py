@@ -37,8 +37,9 @@ GROUPS = {"steps": "Steps", "bases": "Bases", "bundle": "Bundle verbs"}
 @click.argument(
     "files", nargs=-1, required=True, metavar="FILE...", type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
 @pass_options
-def validate(options: Options, files: tuple[Path, ...]) -> int:
+def validate(options: Options, files: tuple[Path, ...], as_json: bool) -> int:
     """Check spec FILEs.
 
     What is wrong is told with file, line and column. Nothing is started.
@@ -47,18 +48,28 @@ def validate(options: Options, files: tuple[Path, ...]) -> int:
     Examples:
       sfvm validate specs/*.xml
       sfvm validate formats/vmware.xml
+      sfvm validate specs/*.xml --json | jq -r '.[] | select(.error) | .path'
     """
-    failed = 0
+    told: list[dict[str, Any]] = []
     for file in files:
+        kind, error = None, None
         try:
             kind = _validate(file, options)
-        except SfvmError as error:
-            say(error)
-            failed += 1
-        else:
-            if not options.quiet:
-                click.echo(f"{file}: a valid {kind}")
-    return 1 if failed else 0
+        except SfvmError as wrong:
+            error = {
+                "what": wrong.what,
+                "place": wrong.place and str(wrong.place),
+                "why": wrong.why,
+                "hint": wrong.hint,
+            }
+            if not as_json:
+                say(wrong)
+        told.append({"path": str(file), "kind": kind, "error": error})
+        if kind and not as_json and not options.quiet:
+            click.echo(f"{file}: a valid {kind}")
+    if as_json:
+        write_json(told)
+    return 1 if any(one["error"] for one in told) else 0
 
 
 def _validate(file: Path, options: Options) -> str:
@@ -105,7 +116,14 @@ def schema(kind: str) -> None:
 
 @click.group(cls=Group)
 def spec() -> None:
-    """List and show specs; explain their verbs."""
+    """List and show specs; explain their elements.
+
+    \b
+    Examples:
+      sfvm spec list
+      sfvm spec show web
+      sfvm spec help packages
+    """
 
 
 @spec.command("list")

@@ -240,6 +240,15 @@ def test_validate(world):
     assert "not well-formed" in result.stderr
     assert "'nowhere'" in result.stderr
     assert result.stdout.count("a valid") == 1
+    result = world.run("validate", str(bad), str(world.specs / "web.xml"), "--json")
+    wrong, good = json.loads(result.stdout)
+    assert (result.returncode, result.stderr) == (1, "")
+    assert good == {"path": str(world.specs / "web.xml"), "kind": "filesystem", "error": None}
+    assert (wrong["kind"], wrong["error"]["what"], wrong["error"]["place"]) == (
+        None,
+        "not well-formed XML",
+        f"{bad}:1:1",
+    )
 
 
 @pytest.mark.parametrize("kind", ["filesystem", "fragment", "format"])
@@ -270,7 +279,11 @@ def test_storage_commands(world, repository):
     dry = world.run("gc", "--dry-run")
     assert dry.returncode == 0
     assert repository.built(json.loads(world.run("why", "leaf", "--json").stdout)["key"])
-    assert world.run("gc").returncode == 0
+    told = json.loads(world.run("gc", "--dry-run", "--json").stdout)
+    assert (told["removed"], [node["name"] for node in told["nodes"]], told["work"]) == (False, ["leaf"], [])
+    assert told["bytes"] > 0
+    told = json.loads(world.run("gc", "--json").stdout)
+    assert (told["removed"], [node["name"] for node in told["nodes"]]) == (True, ["leaf"])
     assert not repository.built(json.loads(world.run("why", "leaf", "--json").stdout)["key"])
     assert states(world)["web"] == "built"
 
@@ -282,6 +295,15 @@ def test_verify_finds_damage_and_repairs(world, repository):
     content = bytearray(overlay.read_bytes())
     content[-1] ^= 1
     overlay.write_bytes(content)
+    found = world.run("verify", "--json")
+    (problem,) = json.loads(found.stdout)
+    assert (found.returncode, found.stderr) == (1, "")
+    assert (problem["kind"], problem["node"], problem["serious"], problem["path"]) == (
+        "overlay",
+        "web",
+        True,
+        str(overlay),
+    )
     found = world.run("verify")
     assert found.returncode == 1
     assert "web" in found.stdout
