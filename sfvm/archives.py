@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import sys
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -23,12 +24,15 @@ MAX_MEMBERS = 4_000_000
 MAX_HEADER = 1 << 20
 """Bytes that tarfile may want at once: of the extended header of one member."""
 SKIP = 1 << 20
-DAMAGE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError, OverflowError)
-"""What reading an archive that is none, or damaged, raises."""
+DAMAGE = (
+    tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError,
+    ValueError, IndexError, OverflowError, RecursionError,
+)  # fmt: skip
+"""What reading an archive that is none, or damaged, raises; the last four come from the depths of tarfile."""
 
 
 class TooLarge(Exception):
-    """An archive unpacks to more than it may; the message says so."""
+    """An archive unpacks to more than it may, or has too many members; the message says so."""
 
 
 def check(path: Path, name: str, place: Place, limit: int, *, stop: Cancellation = NEVER) -> None:
@@ -45,13 +49,8 @@ def check(path: Path, name: str, place: Place, limit: int, *, stop: Cancellation
     try:
         with opened(path, limit) as archive:
             links: dict[str, str] = {}
-            count = 0
-            while (member := archive.next()) is not None:
+            for member in members(archive):
                 stop.check()
-                vars(archive)["members"].clear()  # tarfile would keep them all
-                count += 1
-                if count > MAX_MEMBERS:
-                    raise TooLarge(f"it has more than {MAX_MEMBERS} members")
                 where = located(member.name, links)
                 if where is None:
                     raise _refused(name, member.name, "it would be written outside", place)
@@ -100,16 +99,33 @@ def located(name: str, links: Mapping[str, str]) -> str | None:
     return "/".join(here)
 
 
+def members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Those of an :func:`opened` tar, in order; none is kept.
+
+    :raises TooLarge: there are more than :data:`MAX_MEMBERS`
+    :raises Exception: one of :data:`DAMAGE`
+    """
+    count = 0
+    while (member := archive.next()) is not None:
+        vars(archive)["members"].clear()  # tarfile would keep them all
+        count += 1
+        if count > MAX_MEMBERS:
+            raise TooLarge(f"it has more than {MAX_MEMBERS} members")
+        if member.size < 0:
+            raise tarfile.ReadError(f"a member of {member.size} bytes")
+        yield member
+
+
 @contextmanager
-def opened(path: Path, limit: int) -> Iterator[tarfile.TarFile]:
+def opened(path: Path, limit: int = sys.maxsize) -> Iterator[tarfile.TarFile]:
     """The tar file at *path*, to be read once from the beginning to the end, which must be one.
 
     :raises TooLarge: unpacked, it has more than *limit* bytes
     :raises Exception: one of :data:`DAMAGE`
     """
     with _plain(path) as file:
-        forward = _Forward(file, limit)
-        with tarfile.open(fileobj=forward, mode="r:") as archive:  # type: ignore[call-overload]
+        forward: Any = _Forward(file, limit)
+        with tarfile.open(fileobj=forward, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
             yield archive
             _require_end(archive)
 

@@ -61,10 +61,10 @@ class Element:
     def place_of(self, name: str) -> Place:
         """Where the attribute *name* is written; the element's own place when the file does not tell any more."""
         try:
-            lines = self.place.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            lines = self.place.path.read_text(encoding="utf-8", errors="replace").split("\n")
         except OSError:
             return self.place
-        text = "".join(lines[self.place.line - 1 :])
+        text = "\n".join(lines[self.place.line - 1 :])
         position = text.find(self.tag, self.place.column - 1) + len(self.tag)
         while match := _ATTRIBUTE.match(text, position):
             if match[1] == name:
@@ -170,6 +170,10 @@ class _Reader:
             message = expat.errors.messages.get(error.code, str(error))
             raise SpecError(
                 "not well-formed XML", place=place, why=message, hint="correct the XML at the caret"
+            ) from None
+        except (LookupError, ValueError):  # expat asks Python for encodings that it does not know itself
+            raise SpecError(
+                "an encoding that is not understood", place=Place(self.path, 1), hint="write it in UTF-8"
             ) from None
         finally:
             del self.parser  # its handlers refer to us: free both now

@@ -10,6 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+EXCERPT = 160
+"""So many characters of a line are shown where something is wrong with it."""
+
 
 @dataclass(frozen=True, order=True)
 class Place:
@@ -23,13 +26,20 @@ class Place:
         return f"{self.path}:{self.line}:{self.column}"
 
     def excerpt(self) -> tuple[str, ...]:
-        """The line itself and a caret below the column; nothing when the file cannot be read any more."""
+        """The line itself, or what of a long one is near, and a caret below the column; nothing when the file cannot be
+        read any more."""
         try:
-            line = self.path.read_text(encoding="utf-8", errors="replace").splitlines()[self.line - 1]
+            line = self.path.read_text(encoding="utf-8", errors="replace").split("\n")[self.line - 1]
         except (OSError, IndexError):
             return ()
-        margin = "".join("\t" if c == "\t" else " " for c in line[: self.column - 1])
-        return (f"    {line}", f"    {margin}^")
+        start = max(self.column - EXCERPT // 2, 0)
+        before, after = line[start : self.column - 1], line[self.column - 1 : start + EXCERPT]
+        if start:
+            before = "…" + before[1:]
+        if start + EXCERPT < len(line):
+            after = after[:-1] + "…"
+        margin = "".join("\t" if c == "\t" else " " for c in before)
+        return (f"    {before}{after}", f"    {margin}^")
 
 
 class SfvmError(Exception):

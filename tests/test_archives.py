@@ -169,6 +169,34 @@ def test_a_header_that_would_fill_the_memory(tmp_path: Path, kind: bytes) -> Non
     assert caught.value.why == f"a header of {1 << 40} bytes"
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"GNU.sparse.size": "abc"},
+        {"GNU.sparse.map": "1,a"},
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"},
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "-1"},
+        {"size": "-5"},
+    ],
+)
+def test_extended_headers_that_are_none(tmp_path: Path, headers: dict[str, str]) -> None:
+    with tarfile.open(tmp_path / "a", "w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("sparse")
+        member.size, member.pax_headers = 512, headers
+        content = b"0\n" if "GNU.sparse.realsize" in headers else b"no map\n"
+        tar.addfile(member, io.BytesIO(content.ljust(512, b"\0")))
+    with pytest.raises(SpecError, match="a is no tar archive, or damaged"):
+        check(tmp_path / "a")
+
+
+def test_extended_headers_of_extended_headers(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 512
+    (tmp_path / "a").write_bytes((header.tobuf() + b"6 a=b\n".ljust(512, b"\0")) * 3000)
+    with pytest.raises(SpecError, match="a is no tar archive, or damaged"):
+        check(tmp_path / "a", 1 << 30)
+
+
 def test_very_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "MAX_MEMBERS", 3)
     check(pack(tmp_path / "a", *((f"{i}", FILE) for i in range(3))))

@@ -65,6 +65,14 @@ def test_bytes_that_are_no_utf8(tmp_path: Path) -> None:
         document.parse(tmp_path / "a.xml", b"<a xmlns='urn:sfvm:1'>\xff\xfe</a>")
 
 
+@pytest.mark.parametrize("encoding", ["ebcdic-foo", "rot13", "utf-7", "idna", "utf-32", "punycode"])
+def test_a_strange_encoding(tmp_path: Path, encoding: str) -> None:
+    error = refused(tmp_path, f'<?xml version="1.0" encoding="{encoding}"?>\n{HEAD}/>')
+    assert error.what == "an encoding that is not understood"
+    assert error.place is not None
+    assert error.hint == "write it in UTF-8"
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="cannot be read"):
         document.parse(tmp_path / "none.xml")

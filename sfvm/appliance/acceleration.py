@@ -15,6 +15,7 @@ from pathlib import Path
 
 import filelock
 
+from sfvm import safejson
 from sfvm.appliance.image import Image
 from sfvm.appliance.machine import Drive, Shape, start
 from sfvm.appliance.profile import KVM, TCG, Profile
@@ -91,7 +92,7 @@ def _boots(image: Image) -> str:
 
 def _remembered(store: Path) -> dict[str, str]:
     try:
-        content = json.loads(store.read_text(encoding="utf-8"))
+        content = safejson.loads(store.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -32,7 +32,7 @@ def dpkg(status: str) -> Iterator[Package]:
     """The packages of a dpkg status file (deb822 stanzas) that are installed."""
     for stanza in status.split("\n\n"):
         fields = dict(line.split(": ", 1) for line in stanza.splitlines() if ": " in line and line[0] not in " \t")
-        if fields.get("Status", "").endswith(" installed"):
+        if fields.get("Status", "").endswith(" installed") and "Package" in fields and "Version" in fields:
             yield Package(fields["Package"], fields["Version"], fields.get("Architecture", ""))
 
 

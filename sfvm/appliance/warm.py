@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from sfvm import safejson
 from sfvm.appliance.profile import Profile
 
 VERSION = 1
@@ -102,7 +103,7 @@ class Store:
         try:
             for place in (self.directory, path, record):
                 _require_private(place)
-            known = json.loads(record.read_bytes())
+            known = safejson.loads(record.read_bytes())
             state = State(path, int(known["size"]), str(known["sha256"]), self._path(key, PROVED).exists())
         except FileNotFoundError:
             return None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sfvm import safejson
 from sfvm.bundle.disk.layout import Layout
 from sfvm.bundle.kernel import Kernel
 from sfvm.cancellation import Cancellation, Cancelled
@@ -148,7 +149,7 @@ def kept(
 def _load(directory: Path) -> Finished | None:
     """What is there, complete; it counts as used now."""
     try:
-        found = Finished.from_json(directory, json.loads((directory / FACTS).read_bytes()))
+        found = Finished.from_json(directory, safejson.loads((directory / FACTS).read_bytes()))
         os.utime(directory)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -93,7 +93,7 @@ class Formats:
         raise UsageError(
             f"there is no format {name!r}",
             why="looked in " + ", ".join(map(str, self.directories)),
-            hint=suggestion(name, self.names()),
+            hint=suggestion(name, self.names()) or "sfvm formats lists them",
         )
 
 

@@ -21,7 +21,7 @@ from sfvm.cli.options import (
     param_option,
     pass_options,
 )
-from sfvm.cli.output import columns, duration, plural, size, style, write_json
+from sfvm.cli.output import columns, duration, plain, plural, say, size, style, write_json
 from sfvm.errors import UsageError, suggestion
 
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ def plan(
                 style(entry.node.name, dim=hit, bold=not hit),
                 "" if hit else duration(entry.seconds),
                 "" if hit else size(entry.bytes),
-                style(entry.reason, dim=hit),
+                style(plain(entry.reason), dim=hit),
             )
         )
     for line in columns(rows):
@@ -365,7 +365,7 @@ def _visitor(progress: Progress) -> Any:
 
     def visit(node: Node, appliance: Appliance, error: StepError) -> None:
         with progress.suspended():
-            click.echo(error.render(), err=True)
+            say(error)
             click.echo(f"a shell in {node.name}, as the step left it; leave it with `exit`", err=True)
             appliance.interactive(None)
 

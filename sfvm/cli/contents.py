@@ -11,7 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from sfvm.cli.options import Command, Options, complete_built, pass_options
-from sfvm.cli.output import columns, plural, size, style, write_json
+from sfvm.cli.output import columns, plain, plural, size, style, write_json
 
 if TYPE_CHECKING:
     from sfvm.contents.comparison import Changed, Comparison, Files, Packages
@@ -72,11 +72,11 @@ def diff(options: Options, before: str, after: str, packages_only: bool, exit_co
         write_json({"a": one.to_json(), "b": other.to_json(), **found.to_json()})
     else:
         for sign, side in (("-", one), ("+", other)):
-            click.echo(style(f"{sign * 3} {_plain(side.label)}", bold=True))
+            click.echo(style(f"{sign * 3} {plain(side.label)}", bold=True))
         for line in _comparison(found, "file" if one.kind == "lock" else "artifact"):
             click.echo(line)
         for note in found.notes:
-            click.echo(style(note, stream=sys.stderr, dim=True), err=True)
+            click.echo(style(plain(note), stream=sys.stderr, dim=True), err=True)
     return DIFFERENT if exit_code and found else 0
 
 
@@ -88,13 +88,13 @@ def _comparison(found: Comparison, what: str) -> Iterator[str]:
     for one in found.artifacts or ():
         sign = "+" if one.before is None else "-" if one.after is None else "~"
         sizes = [size(blob.size) for blob in (one.before, one.after) if blob is not None]
-        yield _signed(f"{sign} {what} {_plain(one.name)}  {' → '.join(dict.fromkeys(sizes))}")
+        yield _signed(f"{sign} {what} {plain(one.name)}  {' → '.join(dict.fromkeys(sizes))}")
     if found.files is not None:
         yield from _files(found.files)
     for path in sorted(found.texts):
         yield ""
         for number, line in enumerate(found.texts[path].split("\n")):
-            text = _plain(line, keep="\t")
+            text = plain(line, keep="\t")
             yield style(text, bold=True) if number < 2 else _signed(text)
     for name, (old, new) in found.sizes.items():
         yield f"\nthe {name}'s size: {size(old)} → {size(new)}"
@@ -112,7 +112,7 @@ def _packages(found: Packages) -> Iterator[str]:
             for one in found.changed
         ),
     ]
-    for line in columns([(sign, *map(_plain, rest)) for sign, *rest in rows]):
+    for line in columns([(sign, *map(plain, rest)) for sign, *rest in rows]):
         yield _signed(line)
 
 
@@ -148,8 +148,8 @@ def _description(entry: Entry) -> str:
     if entry.links > 1:
         words.append(plural(entry.links, "link"))
     words += [entry.device] if entry.device else []
-    words += [f"→ {_plain(os.fsdecode(entry.target))}"] if entry.target else []
-    return " ".join([*words, *(_plain(name) for name in sorted(entry.xattrs))])
+    words += [f"→ {plain(os.fsdecode(entry.target))}"] if entry.target else []
+    return " ".join([*words, *(plain(name) for name in sorted(entry.xattrs))])
 
 
 def _changes(change: Changed) -> str:
@@ -161,9 +161,9 @@ def _changes(change: Changed) -> str:
         "group": f"group {before.group} → {after.group}",
         "size": f"{before.size} → {after.size} B",
         "links": f"links {before.links} → {after.links}",
-        "target": " → ".join(_plain(os.fsdecode(one.target)) for one in (before, after)),
+        "target": " → ".join(plain(os.fsdecode(one.target)) for one in (before, after)),
         "device": f"device {before.device} → {after.device}",
-        "xattrs": "xattrs " + " ".join(_plain(name) for name in _differing(before, after)),
+        "xattrs": "xattrs " + " ".join(plain(name) for name in _differing(before, after)),
     }
     return ", ".join(told.get(name, name) for name in change.differs)
 
@@ -185,17 +185,7 @@ def _signed(line: str) -> str:
 def _path(path: bytes, entry: Entry) -> str:
     from sfvm.contents.entry import shown
 
-    return _plain(shown(path)) + ("/" if entry.kind == "directory" and path != b"." else "")
-
-
-def _plain(text: str, keep: str = "") -> str:
-    """*text* of a guest, in which nothing commands a terminal: control characters, and bytes that are no UTF-8, as
-    Python's escapes."""
-    return "".join(
-        c if c.isprintable() or c in keep else f"\\x{ord(c) - 0xDC00:02x}" if 0xDC80 <= ord(c) <= 0xDCFF
-        else c.encode("unicode_escape").decode("ascii")
-        for c in text
-    )  # fmt: skip
+    return plain(shown(path)) + ("/" if entry.kind == "directory" and path != b"." else "")
 
 
 @click.command(cls=Command)
@@ -231,12 +221,12 @@ def _inspection(found: Inspection) -> Iterator[str]:
     yield style(found.manifest.name, bold=True)
     distribution = found.release.get("PRETTY_NAME") or found.release.get("ID") or "unknown"
     facts = [
-        ("distribution", _plain(distribution)),
-        ("kernel", ", ".join(_plain(one.version) for one in found.kernels) or "none"),
+        ("distribution", plain(distribution)),
+        ("kernel", ", ".join(plain(one.version) for one in found.kernels) or "none"),
         ("packages", str(len(found.manifest.packages))),
         ("files", f"{found.files}, {size(found.directories['/'])}"),
     ]
-    facts += [("starts", _plain(found.target))] if found.target else []
+    facts += [("starts", plain(found.target))] if found.target else []
     for line in columns([(style(name, dim=True), value) for name, value in facts]):
         yield "  " + line
     yield from _section(
@@ -264,7 +254,7 @@ def _way_in(password: str, keys: bool) -> str:
 
 
 def _section(title: str, rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    lines = columns([tuple(_plain(cell) for cell in row) for row in rows])
+    lines = columns([tuple(plain(cell) for cell in row) for row in rows])
     if lines:
         yield "  " + style(title, dim=True)
         yield from ("    " + line for line in lines)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import errno
 import gc
 import os
@@ -14,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO
 
 import click
@@ -73,8 +75,14 @@ def report(error: BaseException) -> int:
             return error.exit_code
         case click.Abort() | KeyboardInterrupt():
             error = Interrupted(signal.SIGINT)
+        case click.ClickException() if type(error).__name__ == "NoArgsIsHelpError":  # of click 8.2; before, no error
+            with contextlib.suppress(OSError):
+                error.show()
+            return error.exit_code
         case click.ClickException():
             error = _usage(error)
+        case FileNotFoundError() if not _is_somewhere():
+            error = SfvmError("the working directory is not there any more", hint="cd to one that is")
         case OSError() if error.errno in _ENVIRONMENT:
             error = _refusal(error)
         case CommandFailed():
@@ -109,6 +117,14 @@ def _usage(error: click.ClickException) -> UsageError:
     elif isinstance(error, click.NoSuchOption):
         what = f"there is no option {error.option_name!r}"
     return UsageError(what.rstrip("."), hint=hint)
+
+
+def _is_somewhere() -> bool:
+    try:
+        Path.cwd()
+    except OSError:
+        return False
+    return True
 
 
 def _refusal(error: OSError) -> SfvmError:

@@ -10,7 +10,13 @@ from sfvm.cli.output import columns, style, write_json
 
 @click.group("format", cls=Group)
 def format_() -> None:
-    """List the formats for bundles."""
+    """List and show the formats for bundles.
+
+    \b
+    Examples:
+      sfvm format list
+      sfvm format show qcow2
+    """
 
 
 @format_.command("list")

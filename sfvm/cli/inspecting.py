@@ -21,7 +21,7 @@ from sfvm.cli.options import (
     pass_options,
     resolve,
 )
-from sfvm.cli.output import columns, duration, plural, say, size, style, write_json
+from sfvm.cli.output import columns, duration, plain, plural, say, size, style, write_json
 from sfvm.errors import SfvmError, UsageError, suggestion
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _show(entries: Mapping[str, Entry], outdated: bool) -> None:
                 style(entry.state, fg=looks[entry.state], dim=entry.state == "missing"),
                 size(entry.size) if entry.size is not None else "",
                 *((_waiting(entry),) if outdated else ()),
-                style(entry.note, dim=True),
+                style(plain(entry.note), dim=True),
             )
         )
     for line in columns(rows):
@@ -149,7 +149,7 @@ def why(options: Options, node: str, arguments: dict[str, str], as_json: bool) -
         state = "built from these inputs before" if built else "will be built"
         click.echo(f"{node}: {plural(len(differences), 'change')} since {_when(last.get('created'))}; {state}")
         for difference in differences:
-            click.echo("  " + difference.text.replace("\n", "\n  "))
+            click.echo("  " + plain(difference.text, keep="\n\t").replace("\n", "\n  "))
 
 
 @click.command(cls=Command)
@@ -174,7 +174,7 @@ def show(options: Options, node: str, packages: bool, as_json: bool) -> None:
         write_json(manifest.to_json())
         return
     if packages:
-        for line in columns(manifest.packages):
+        for line in columns([tuple(map(plain, package)) for package in manifest.packages]):
             click.echo(line)
         return
     parent = f"{manifest.parent_name} ({manifest.parent[:12]})" if manifest.parent else "none: a root"
@@ -190,11 +190,12 @@ def show(options: Options, node: str, packages: bool, as_json: bool) -> None:
         *((name, str(value)) for name, value in sorted(manifest.provenance.items())),
     ]
     click.echo(style(manifest.name, bold=True))
-    for line in columns([(style(name, dim=True), value) for name, value in facts]):
+    for line in columns([(style(plain(name), dim=True), plain(value)) for name, value in facts]):
         click.echo("  " + line)
     if manifest.steps:
         click.echo("  " + style("steps", dim=True))
-        for line in columns([(str(i), s.title, duration(s.seconds)) for i, s in enumerate(manifest.steps, start=1)]):
+        steps = [(str(i), plain(s.title), duration(s.seconds)) for i, s in enumerate(manifest.steps, start=1)]
+        for line in columns(steps):
             click.echo("    " + line)
 
 

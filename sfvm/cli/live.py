@@ -169,7 +169,7 @@ def _outcome(node: NodeState) -> str:
         case "sealed":
             return f"  {duration(node.seconds)}  {size(node.size)}"
         case "failed":
-            return f"  {_step(node)} {node.title}" if node.title else "  failed"
+            return f"  {_step(node)} {printable(node.title)}" if node.title else "  failed"
         case "waiting" if node.expected:
             return f"  about {duration(node.expected)}"
         case "cached":

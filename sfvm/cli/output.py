@@ -74,6 +74,16 @@ def columns(rows: Iterable[Sequence[str]], *, gap: int = 2) -> list[str]:
     return lines
 
 
+def plain(text: str, keep: str = "") -> str:
+    """*text* of a guest, or of anybody else, in which nothing commands a terminal: control characters, and bytes that
+    are no UTF-8, as Python's escapes; but for those to *keep*."""
+    return "".join(
+        c if c.isprintable() or c in keep else f"\\x{ord(c) - 0xDC00:02x}" if 0xDC80 <= ord(c) <= 0xDCFF
+        else c.encode("unicode_escape").decode("ascii")
+        for c in text
+    )  # fmt: skip
+
+
 def plural(count: int, noun: str) -> str:
     """``1 node``, ``2 nodes``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
@@ -82,4 +92,4 @@ def plural(count: int, noun: str) -> str:
 def say(error: SfvmError) -> None:
     """Write *error* to stderr, the way every error looks."""
     label = "" if isinstance(error, Interrupted) else style("error:", stream=sys.stderr, fg="red", bold=True) + " "
-    print(label + error.render(), file=sys.stderr)
+    print(label + plain(error.render(), keep="\n\t"), file=sys.stderr)

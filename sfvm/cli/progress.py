@@ -20,7 +20,7 @@ from typing import IO
 
 from sfvm import events
 from sfvm.cli.options import Options
-from sfvm.cli.output import duration, plural, size, style
+from sfvm.cli.output import duration, plain, plural, size, style
 from sfvm.errors import UsageError
 from sfvm.events import Event, Listener
 
@@ -175,7 +175,7 @@ class Plain:
             case events.NodeFound(node=node):
                 return f"{node}: built by another process"
             case events.Waiting(node=node, holder=holder):
-                return f"{node}: waiting for {holder}, which builds the same node"
+                return f"{node}: waiting for {plain(holder)}, which builds the same node"
             case events.Preparing():
                 return self._preparing(event)
             case events.ApplianceStarted(node=node, seconds=seconds, accelerator=accelerator, connection=connection):
@@ -189,11 +189,11 @@ class Plain:
                 return f"{node}: building, {plural(steps, 'step')}{resumed}"
             case events.StepStarted(node=node, index=index, title=title, expected=expected):
                 usual = self._dim(f" (last time {duration(expected)})") if expected and expected >= 10 else ""
-                return f"{node}: {self._count(node, index)} {title}{usual}"
+                return f"{node}: {self._count(node, index)} {plain(title)}{usual}"
             case events.StepFinished(node=node, index=index, seconds=seconds):
                 return f"{node}: {self._count(node, index)} done {self._time(seconds)}"
             case events.Output(node=node, line=line):
-                return self._dim(f"{node}: | {line}") if self.verbose else None
+                return self._dim(f"{node}: | " + plain(line, keep="\t")) if self.verbose else None
             case events.NodeSealed(node=node, seconds=seconds, size=count):
                 return (
                     style(f"{node}: built, {size(count)}", stream=self.stream, fg="green") + ", " + self._time(seconds)
@@ -211,9 +211,9 @@ class Plain:
             case events.BundleFailed(node=node, format=format_):
                 return style(f"{node}: {format_}: failed", stream=self.stream, fg="red")
             case events.BundleSkipped(node=node, format=format_, reason=reason):
-                return self._dim(f"{node}: {format_}: left out: {reason}")
+                return self._dim(f"{node}: {format_}: left out: {plain(reason)}")
             case events.Notice(message=message, node=named):
-                return f"{named}: {message}" if named else f"note: {message}"
+                return f"{named}: {plain(message)}" if named else f"note: {plain(message)}"
         return None
 
     def _preparing(self, event: events.Preparing) -> str | None:

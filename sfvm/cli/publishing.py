@@ -17,7 +17,13 @@ JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 @click.group(cls=Group)
 def publish() -> None:
-    """Put a bundle on a platform: upload it, and register it there."""
+    """Put a bundle on a platform: upload it, and register it there.
+
+    \b
+    Examples:
+      sfvm publish ami out/debian-ami --region eu-central-1
+      sfvm publish libvirt out/debian-libvirt
+    """
 
 
 @publish.command(cls=Command)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -22,8 +23,11 @@ from sfvm.cli.options import (
     read_all,
     resolve,
 )
-from sfvm.cli.output import columns, style, write_json
+from sfvm.cli.output import columns, plain, say, style, write_json
 from sfvm.errors import SfvmError, UsageError, suggestion
+
+if TYPE_CHECKING:
+    from sfvm.spec.shape import Shape
 
 KINDS = ("filesystem", "fragment", "format")
 GROUPS = {"steps": "Steps", "bases": "Bases", "bundle": "Bundle verbs"}
@@ -33,8 +37,9 @@ GROUPS = {"steps": "Steps", "bases": "Bases", "bundle": "Bundle verbs"}
 @click.argument(
     "files", nargs=-1, required=True, metavar="FILE...", type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
 @pass_options
-def validate(options: Options, files: tuple[Path, ...]) -> int:
+def validate(options: Options, files: tuple[Path, ...], as_json: bool) -> int:
     """Check spec FILEs.
 
     What is wrong is told with file, line and column. Nothing is started.
@@ -43,20 +48,28 @@ def validate(options: Options, files: tuple[Path, ...]) -> int:
     Examples:
       sfvm validate specs/*.xml
       sfvm validate formats/vmware.xml
+      sfvm validate specs/*.xml --json | jq -r '.[] | select(.error) | .path'
     """
-    from sfvm.cli.output import say
-
-    failed = 0
+    told: list[dict[str, Any]] = []
     for file in files:
+        kind, error = None, None
         try:
             kind = _validate(file, options)
-        except SfvmError as error:
-            say(error)
-            failed += 1
-        else:
-            if not options.quiet:
-                click.echo(f"{file}: a valid {kind}")
-    return 1 if failed else 0
+        except SfvmError as wrong:
+            error = {
+                "what": wrong.what,
+                "place": wrong.place and str(wrong.place),
+                "why": wrong.why,
+                "hint": wrong.hint,
+            }
+            if not as_json:
+                say(wrong)
+        told.append({"path": str(file), "kind": kind, "error": error})
+        if kind and not as_json and not options.quiet:
+            click.echo(f"{file}: a valid {kind}")
+    if as_json:
+        write_json(told)
+    return 1 if any(one["error"] for one in told) else 0
 
 
 def _validate(file: Path, options: Options) -> str:
@@ -103,7 +116,14 @@ def schema(kind: str) -> None:
 
 @click.group(cls=Group)
 def spec() -> None:
-    """List and show specs; explain their verbs."""
+    """List and show specs; explain their elements.
+
+    \b
+    Examples:
+      sfvm spec list
+      sfvm spec show web
+      sfvm spec help packages
+    """
 
 
 @spec.command("list")
@@ -131,8 +151,8 @@ def list_(options: Options, as_json: bool) -> None:
             ]
         )
         return
-    rows = [(style(s.name, bold=True), s.parent or "(root)", s.summary or str(s.path)) for s in specs]
-    rows += [(style(name, fg="red"), "(invalid)", str(error.what)) for name, error in problems]
+    rows = [(style(s.name, bold=True), s.parent or "(root)", plain(s.summary or str(s.path))) for s in specs]
+    rows += [(style(name, fg="red"), "(invalid)", plain(error.what)) for name, error in problems]
     for line in columns(sorted(rows, key=lambda row: click.unstyle(row[0]))):
         click.echo(line)
 
@@ -165,22 +185,25 @@ def show(options: Options, node: str, arguments: dict[str, str], params: bool) -
 
 
 def _complete_verb(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from sfvm.spec.schema import STRUCTURE
     from sfvm.verbs import registry
 
-    names = {name for group in GROUPS for name in registry(group)}
+    names = {name for group in GROUPS for name in registry(group)} | STRUCTURE.keys()
     return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
 
 
 @spec.command("help")
-@click.argument("verb", required=False, shell_complete=_complete_verb)
+@click.argument("verb", required=False, metavar="[ELEMENT]", shell_complete=_complete_verb)
 def help_(verb: str | None) -> None:
-    """List the verbs of specs, or explain one VERB with its attributes.
+    """List the elements of specs, or explain one ELEMENT with its attributes.
 
     \b
     Examples:
       sfvm spec help
       sfvm spec help packages
+      sfvm spec help param
     """
+    from sfvm.spec.schema import STRUCTURE
     from sfvm.verbs import registry
 
     groups = {group: registry(group) for group in GROUPS}
@@ -191,11 +214,14 @@ def help_(verb: str | None) -> None:
                 rows = [(name, _summary(kind)) for name, kind in sorted(groups[group].items())]
                 for line in columns(rows):
                     click.echo("  " + line)
+        click.echo(style("Around them", bold=True))
+        for line in columns(list(STRUCTURE.items())):
+            click.echo("  " + line)
         return
     kinds = [(group, kind) for group, verbs in groups.items() if (kind := verbs.get(verb))]
-    if not kinds:
-        known = {name for verbs in groups.values() for name in verbs}
-        raise UsageError(f"there is no verb {verb!r}", hint=suggestion(verb, known) or "sfvm spec help")
+    if not kinds and not _explain_element(verb, STRUCTURE.get(verb, "")):
+        known = {name for verbs in groups.values() for name in verbs} | STRUCTURE.keys()
+        raise UsageError(f"there is no element {verb!r}", hint=suggestion(verb, known) or "sfvm spec help")
     for group, kind in kinds:
         _explain(group, verb, kind)
 
@@ -223,6 +249,32 @@ def _explain(group: str, verb: str, kind: type[Any]) -> None:
     element = (top.children[inside] if inside else top).children[verb]
     click.echo(style(f"<{verb}>", bold=True) + f"  {GROUPS[group].lower()}")
     click.echo(_documentation(kind))
+    _attributes(verb, element, top.children.keys())
+
+
+def _explain_element(name: str, sentence: str) -> bool:
+    """The reference of an element that is no verb, but structure or a part of a verb; False when there is none."""
+    from lxml import etree
+
+    from sfvm.spec import shape
+    from sfvm.spec.schema import KINDS, STRUCTURE, assemble
+    from sfvm.verbs import registry
+
+    outlines = [shape.outline(etree.fromstring(assemble(kind))) for kind in KINDS]
+    found = [found for outline in outlines if (found := shape.find(name, outline))]
+    if not found:
+        return False
+    element, homes = found[0][0], sorted({home for _, homes in found for home in homes})
+    known = {verb for group in GROUPS for verb in registry(group)} | STRUCTURE.keys()
+    click.echo(style(f"<{name}>", bold=True) + (f"  in {', '.join(homes)}" if homes else ""))
+    if sentence:
+        click.echo(sentence)
+    _attributes(name, element, known)
+    return True
+
+
+def _attributes(verb: str, element: Shape, others: Collection[str]) -> None:
+    """Those of *element*, and of its children but for the *others*."""
     pending = [("", element)]
     while pending:
         path, found = pending.pop(0)
@@ -238,6 +290,6 @@ def _explain(group: str, verb: str, kind: type[Any]) -> None:
             click.echo("\n" + style(f"attributes of {path.strip() or verb}" if path else "attributes", dim=True))
             for line in columns([(row[0].removeprefix(path), *row[1:]) for row in rows]):
                 click.echo("  " + line)
-        pending += [(f"{path}{name} ", child) for name, child in found.children.items() if name not in top.children]
+        pending += [(f"{path}{name} ", child) for name, child in found.children.items() if name not in others]
         if path.count(" ") > 3:
             break

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from sfvm.cli.options import Command, Options, complete_built, pass_options
-from sfvm.cli.output import plural, size, style
+from sfvm.cli.output import plain, plural, size, style, write_json
 
 
 @click.command(cls=Command)
@@ -32,8 +33,9 @@ def rm(options: Options, names: tuple[str, ...]) -> None:
 
 @click.command(cls=Command)
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
 @pass_options
-def gc(options: Options, dry_run: bool) -> None:
+def gc(options: Options, dry_run: bool, as_json: bool) -> None:
     """Remove what no name, no descendant and no running build needs.
 
     Saved helper VMs that were not used for a week go too.
@@ -42,11 +44,17 @@ def gc(options: Options, dry_run: bool) -> None:
     Examples:
       sfvm gc --dry-run
       sfvm gc
+      sfvm gc --dry-run --json | jq .bytes
     """
     from sfvm.appliance.warm import UNUSED, Store
 
     removed = options.open().gc(dry_run=dry_run)
     states = Store(options.settings().saved_appliances).collect(unused=UNUSED, dry_run=dry_run)
+    if as_json:
+        nodes = [{"key": key, "name": name or None} for key, name in removed.nodes]
+        told = {"nodes": nodes, "work": removed.work, "files": removed.files, "bytes": removed.bytes}
+        write_json({"removed": not dry_run, **told, "saved_appliances": states})
+        return
     if not options.quiet:
         for key, name in removed.nodes:
             click.echo(f"{key[:12]}  {name}".rstrip())
@@ -60,8 +68,9 @@ def gc(options: Options, dry_run: bool) -> None:
 
 @click.command(cls=Command)
 @click.option("--repair", is_flag=True, help="Set damaged nodes aside, so that a build makes them anew.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
 @pass_options
-def verify(options: Options, repair: bool) -> int:
+def verify(options: Options, repair: bool, as_json: bool) -> int:
     """Check every node: its bytes, chain and manifest.
 
     Exit 1 when something is wrong.
@@ -70,13 +79,17 @@ def verify(options: Options, repair: bool) -> int:
     Examples:
       sfvm verify
       sfvm verify --repair && sfvm build web
+      sfvm verify --json | jq -r '.[] | select(.serious) | .node'
     """
     with _watched(options) as progress:
         problems = options.open().verify(repair=repair, progress=progress)
+    wrong = [problem for problem in problems if problem.serious and not problem.repaired]
+    if as_json:
+        write_json([asdict(problem) for problem in problems])
+        return 1 if wrong else 0
     for problem in problems:
         text = str(problem) if problem.serious else f"{problem} (harmless: a later command cleans it up)"
-        click.echo(style(text, fg="red" if problem.serious else None, dim=not problem.serious))
-    wrong = [problem for problem in problems if problem.serious and not problem.repaired]
+        click.echo(style(plain(text), fg="red" if problem.serious else None, dim=not problem.serious))
     if wrong and not repair:
         click.echo("try: sfvm verify --repair, then build again what was set aside", err=True)
     elif not wrong and not options.quiet:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from sfvm import safejson
 from sfvm.contents import comparison, tars
 from sfvm.contents.comparison import Blob, Files
 from sfvm.errors import SfvmError
 from sfvm.events import Listener, Preparing
 from sfvm.guest import Package
+from sfvm.repository.manifest import KEY
 
 MANIFEST = "manifest.json"
 NODE = "${name}"
@@ -63,17 +65,26 @@ def opened(directory: Path) -> Bundle:
     :raises SfvmError: it is none
     """
     try:
-        told = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-        artifacts = {name: Blob(int(a["size"]), str(a["sha256"])) for name, a in told["artifacts"].items()}
+        told = safejson.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        artifacts = {name: _blob(artifact) for name, artifact in told["artifacts"].items()}
         packages = tuple(Package(*map(str, package)) for package in told["packages"])
         if any(Path(name).name != name for name in artifacts):
             raise ValueError("an artifact that is elsewhere")
-        return Bundle(directory, str(told["node"]), str(told["key"]), str(told["format"]), packages, artifacts)
+        if not KEY.fullmatch(told["key"]):
+            raise ValueError("no key")
+        return Bundle(directory, str(told["node"]), told["key"], str(told["format"]), packages, artifacts)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         why = error.strerror if isinstance(error, OSError) else f"{MANIFEST} is not what sfvm writes"
         raise SfvmError(
             f"{directory} is no bundle", why=why, hint="`sfvm bundle` makes one, and prints its directory"
         ) from error
+
+
+def _blob(artifact: Mapping[str, Any]) -> Blob:
+    size, digest = artifact["size"], artifact["sha256"]
+    if type(size) is not int or size < 0:
+        raise ValueError("no size")
+    return Blob(size, str(digest))
 
 
 def compare(
@@ -94,10 +105,13 @@ def compare(
             paths = before.path(name), after.path(name)
             what = f"reading {' and '.join(map(str, paths))}"
             listener(Preparing(what))
-            some = comparison.files(*map(tars.entries, paths))
+            entries = [tars.entries(path) for path in paths]
+            some = comparison.files(*entries)
             found = Files(found.added + some.added, found.removed + some.removed, found.changed + some.changed)
-            wanted = comparison.texts(some.changed)
-            texts |= comparison.diffs(*(tars.contents(path, wanted) for path in paths)) if wanted else {}
+            wanted = comparison.in_the_open(comparison.texts(some.changed), *entries)
+            if wanted:
+                sides = zip(paths, entries, strict=True)
+                texts |= comparison.diffs(*(tars.contents(path, {w: mine[w] for w in wanted}) for path, mine in sides))
             listener(Preparing(what, done=True))
     return found, texts, ()
 

@@ -156,7 +156,7 @@ def undecided(before: Paths, after: Paths) -> tuple[bytes, ...]:
 
 def texts(changed: Sequence[Changed]) -> tuple[bytes, ...]:
     """Names of files with other contents that are small enough for :func:`unified`. What not everybody may read
-    (passwords, private keys) is none of ours to show."""
+    (passwords, private keys) is none of ours to show; see :func:`in_the_open`, too."""
     return tuple(
         item.path
         for item in changed
@@ -166,9 +166,26 @@ def texts(changed: Sequence[Changed]) -> tuple[bytes, ...]:
     )
 
 
+def above(paths: Iterable[bytes]) -> frozenset[bytes]:
+    """The directories that lead to *paths*, the root among them."""
+    parts = (path.split(b"/") for path in paths)
+    return frozenset(b"/".join(some[:depth]) or b"." for some in parts for depth in range(len(some)))
+
+
+def in_the_open(paths: Iterable[bytes], *sides: Paths) -> tuple[bytes, ...]:
+    """Those of *paths* that everybody can get to on all *sides*. A directory that is on none (a tar may leave it out)
+    is made as directories are."""
+
+    def passable(directory: bytes) -> bool:
+        found = [side[directory] for side in sides if directory in side]
+        return all(entry.kind == "directory" and entry.mode & 0o001 for entry in found)
+
+    return tuple(path for path in paths if all(map(passable, above([path]))))
+
+
 def diffs(before: Mapping[bytes, bytes], after: Mapping[bytes, bytes]) -> dict[bytes, str]:
     """Unified diffs of the contents of both, by path; without those that are no texts."""
-    found = ((path, unified(path, content, after[path])) for path, content in before.items())
+    found = ((path, unified(path, before[path], after[path])) for path in before if path in after)
     return {path: text for path, text in found if text is not None}
 
 

@@ -14,6 +14,7 @@ from sfvm.config import Settings
 from sfvm.contents import capabilities
 from sfvm.contents.entry import Entry, Paths, shown
 from sfvm.contents.trees import reading
+from sfvm.errors import SfvmError
 from sfvm.events import Listener
 from sfvm.repository import Manifest, Repository
 
@@ -22,6 +23,9 @@ READ = 4 << 20
 """So many bytes such a file may have."""
 NO_LOGIN = frozenset(("nologin", "false", "true", "sync", "halt", "shutdown"))
 """Shells (their last component) that let nobody in."""
+SPACE = " \t\v\f\r"
+NUMBER = re.compile(rf"[{SPACE}]*(?:\+?0*([0-9]{{1,10}})|-0+)")
+"""A number of a user as strtoul(3) reads it; larger ones, and those below zero, are nobody's."""
 MAX_HOPS = 40
 """Symlinks on one path, as Linux has it."""
 DEPTH = 2
@@ -121,15 +125,23 @@ def inspect(manifest: Manifest, repository: Repository, settings: Settings, list
     """
     with reading([manifest], repository, settings, listener) as trees:
         (entries,) = trees.entries()
-        places = {name: place for name in TEXTS if (place := _text(entries, name)) is not None}
+        places = {name: place for name in TEXTS if (place := _text(manifest.name, entries, name)) is not None}
         (contents,) = trees.contents(list(dict.fromkeys(places.values())), [entries])
     texts = {name: contents[place].decode("utf-8", errors="replace") for name, place in places.items()}
     return of(manifest, entries, texts)
 
 
-def _text(entries: Paths, name: str) -> bytes | None:
+def _text(node: str, entries: Paths, name: str) -> bytes | None:
     place = resolve(entries, name.encode())
-    return place if place is not None and entries[place].regular and entries[place].size <= READ else None
+    if place is None or not entries[place].regular:
+        return None
+    if entries[place].size > READ:
+        raise SfvmError(
+            f"/{name} is too large to be looked at",
+            node=node,
+            why=f"it has {entries[place].size} bytes; {READ >> 20} MiB are more than such a file needs",
+        )
+    return place
 
 
 def of(manifest: Manifest, entries: Paths, texts: Mapping[str, str]) -> Inspection:
@@ -173,7 +185,7 @@ def resolve(entries: Paths, path: bytes) -> bytes | None:
 def release(text: str) -> dict[str, str]:
     """The fields of an os-release (os-release(5)); lines that are none are left out."""
     found = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         name, equals, value = line.strip().partition("=")
         if equals and re.fullmatch("[A-Z0-9_]+", name):
             try:
@@ -184,19 +196,20 @@ def release(text: str) -> dict[str, str]:
 
 
 def users(entries: Paths, texts: Mapping[str, str]) -> Iterator[User]:
-    """Those of /etc/passwd with a shell that is there and lets somebody in (passwd(5), shadow(5), group(5))."""
-    hidden = {fields[0]: fields[1] for fields in _fields(texts.get("etc/shadow", ""), 2)}
-    groups = [(fields[0], fields[2], fields[3].split(",")) for fields in _fields(texts.get("etc/group", ""), 4)]
-    for name, secret, number, group, _, home, shell in _fields(texts.get("etc/passwd", ""), 7):
+    """Those of /etc/passwd with a shell that is there and lets somebody in (passwd(5), shadow(5), group(5)), read as
+    glibc does: so that nobody is in there unseen."""
+    hidden = {fields[0]: fields[1] for fields in reversed([*_fields(texts.get("etc/shadow", ""), 2, 2)])}
+    groups = [(title, gid, members.split(",")) for title, _, gid, members in _fields(texts.get("etc/group", ""), 3, 4)]
+    for name, secret, number, group, _, home, shell in _fields(texts.get("etc/passwd", ""), 4, 7):
         shell = shell or "/bin/sh"
-        if not number.isdecimal() or posixpath.basename(shell) in NO_LOGIN:
+        if not (found := NUMBER.fullmatch(number)) or posixpath.basename(shell) in NO_LOGIN:
             continue
         if resolve(entries, os.fsencode(shell)) is None:
             continue
         secret = hidden.get(name, "*") if secret == "x" else secret
         password = "none" if not secret else "locked" if secret[0] in "!*" else "set"
         mine = tuple(title for title, gid, members in groups if gid == group or name in members)
-        yield User(name, int(number), shell, home, password, _keys(entries, home), mine)
+        yield User(name, int(found[1] or 0), shell, home, password, _keys(entries, home), mine)
 
 
 def _keys(entries: Paths, home: str) -> bool:
@@ -205,12 +218,12 @@ def _keys(entries: Paths, home: str) -> bool:
     return any(place is not None and entries[place].size > 0 for place in places)
 
 
-def _fields(text: str, least: int) -> Iterator[list[str]]:
-    """The fields of a database with colons, those lines that have so many; of passwd the first seven."""
-    for line in text.splitlines():
-        fields = line.split(":")
-        if len(fields) >= least and not line.startswith("#"):
-            yield fields[:least]
+def _fields(text: str, least: int, most: int) -> Iterator[list[str]]:
+    """The first *most* fields of a database with colons, empty where a line has fewer, but no fewer than *least*."""
+    for line in text.split("\n"):  # not splitlines(): a name may well have what that takes for the end of a line
+        fields = line.lstrip(SPACE).split(":")
+        if len(fields) >= least and not fields[0].startswith("#"):
+            yield (fields + [""] * most)[:most]
 
 
 UNITS, TARGET, MASKED = b"etc/systemd/system/", "default.target", b"/dev/null"
@@ -218,16 +231,25 @@ UNITS, TARGET, MASKED = b"etc/systemd/system/", "default.target", b"/dev/null"
 
 def enabled(entries: Paths) -> Iterator[Service]:
     """What starts with the machine: the links that ``systemctl enable`` makes (systemd.unit(5), ``[Install]``), aliases
-    among them, and OpenRC's runlevels (rc-update(8))."""
-    for alias, target in _units(entries):
-        if alias != TARGET and target != MASKED:
+    among them, and OpenRC's runlevels (rc-update(8)); nothing that is masked."""
+    units = _units(entries)
+    masked = {name for name, target in units if target == MASKED}
+    for alias, target in units:
+        if alias != TARGET and target != MASKED and not _names(_base(target)) & masked:
             yield Service(_base(target), alias)
     for path, entry in entries.items():
-        folder, _, name = path.rpartition(b"/")
+        folder, _, last = path.rpartition(b"/")
+        name = os.fsdecode(last)
         if folder.startswith(UNITS) and folder.endswith((b".wants", b".requires")) and entry.kind == "symlink":
-            yield Service(os.fsdecode(name), os.fsdecode(folder.removeprefix(UNITS).rpartition(b".")[0]))
+            if not _names(name) & masked:
+                yield Service(name, os.fsdecode(folder.removeprefix(UNITS).rpartition(b".")[0]))
         elif folder.startswith(b"etc/runlevels/") and entry.kind != "directory":
-            yield Service(os.fsdecode(name), os.fsdecode(folder.removeprefix(b"etc/runlevels/")))
+            yield Service(name, os.fsdecode(folder.removeprefix(b"etc/runlevels/")))
+
+
+def _names(unit: str) -> set[str]:
+    """The unit's, and that of the template of which it is an instance."""
+    return {unit, re.sub(r"@.*\.", "@.", unit)}
 
 
 def _units(entries: Paths) -> list[tuple[str, bytes]]:
@@ -256,17 +278,23 @@ def _open(entry: Entry) -> bool:
 
 
 def kernels(entries: Paths) -> Iterator[Kernel]:
-    """By version; an image is in /boot, or with its modules."""
-    found: dict[str, str] = {}
+    """By version; an image is in /boot, or with its modules. One that is named by its flavour (``vmlinuz-virt`` of
+    Alpine, ``vmlinuz-linux`` of Arch) is that of the version that it can only be, if there is one."""
+    images: dict[str, str] = {}
+    modules: dict[str, str] = {}
     for path, entry in entries.items():
         if match := re.fullmatch(rb"boot/vmlinu[xz]-(.+)", path):
-            found[os.fsdecode(match[1])] = shown(path)
-        elif match := re.fullmatch(rb"(?:usr/)?lib/modules/([^/]+)(/vmlinuz)?", path):
-            if match[2]:
-                found[os.fsdecode(match[1])] = found.get(os.fsdecode(match[1])) or shown(path)
-            elif entry.kind == "directory":
-                found.setdefault(os.fsdecode(match[1]), "")
-    yield from (Kernel(version, image) for version, image in sorted(found.items()))
+            images[os.fsdecode(match[1])] = shown(path)
+        elif match := re.fullmatch(rb"(?:usr/)?lib/modules/([^/]+)/vmlinuz", path):
+            modules[os.fsdecode(match[1])] = shown(path)
+        elif entry.kind == "directory" and (match := re.fullmatch(rb"(?:usr/)?lib/modules/([^/]+)", path)):
+            modules.setdefault(os.fsdecode(match[1]), "")
+    for flavour in sorted(images.keys() - modules.keys()):
+        bare = modules.keys() - images.keys()
+        versions = [version for version in bare if version.endswith(f"-{flavour}")] or list(bare)
+        if len(versions) == 1:
+            images[versions[0]] = images.pop(flavour)
+    yield from (Kernel(version, image) for version, image in sorted((modules | images).items()))
 
 
 def directories(entries: Paths) -> dict[str, int]:

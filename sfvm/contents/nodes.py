@@ -32,7 +32,9 @@ def compare(
         digests = trees.digests(comparison.undecided(old, new))
         old, new = (scripts.with_digests(e, d) for e, d in zip((old, new), digests, strict=True))
         found = comparison.files(old, new)
-        wanted = comparison.texts(found.changed)
+        small = comparison.texts(found.changed)
+        # Directories that are equal have not been asked for.
+        wanted = comparison.in_the_open(small, *trees.entries(sorted(comparison.above(small))))
         return found, comparison.diffs(*trees.contents(wanted, (old, new)))
 
 

@@ -21,6 +21,8 @@ from sfvm.lock import files
 from sfvm.lock.files import SUFFIX
 from sfvm.repository import Manifest, Repository
 
+KINDS = f"name a node, the directory of a bundle, or a lock file (*{SUFFIX})"
+
 
 @dataclass(frozen=True)
 class State:
@@ -54,17 +56,17 @@ def find(word: str, repository: Repository) -> State:
     :raises SfvmError: it is damaged
     """
     path = Path(word)
+    if not word:
+        raise UsageError("an empty word names nothing", hint=KINDS)
     if word.endswith(SUFFIX):
         return _lock(path)
     if os.sep in word or word in (".", ".."):
-        if not path.is_dir():
-            raise UsageError(f"there is no bundle {word!r}", why="it is no directory", hint="sfvm bundle makes one")
-        return _bundle(path)
+        return _bundle(word)
     try:
         return _node(repository.manifest(repository.resolve(word)))
     except UsageError:
-        if path.is_dir():
-            return _bundle(path)
+        if path.exists():
+            return _bundle(word)
         raise
 
 
@@ -73,7 +75,10 @@ def _node(manifest: Manifest) -> State:
     return State("node", manifest.name, manifest.key, packages, manifest.size, manifest)
 
 
-def _bundle(directory: Path) -> State:
+def _bundle(word: str) -> State:
+    directory = Path(word)
+    if not directory.is_dir():
+        raise UsageError(f"there is no bundle {word!r}", why="it is no directory", hint=KINDS)
     found = bundles.opened(directory)
     return State("bundle", found.name, found.key, found.packages, found.size, found, found.blobs, directory)
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import lzma
 import tarfile
-import zlib
 from collections import Counter
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from sfvm.contents.entry import Entry
+from sfvm import archives
+from sfvm.contents.entry import Entry, Paths
 from sfvm.errors import SfvmError
 
 SUFFIXES = (".tar", ".tar.gz", ".tar.xz", ".tar.zst")
@@ -32,14 +29,15 @@ ACLS = {"SCHILY.acl.access": "system.posix_acl_access", "SCHILY.acl.default": "s
 
 
 def entries(path: Path) -> dict[bytes, Entry]:
-    """Every member by its path. A hard link has the entry of what it names; ACLs stand among the xattrs, as text.
+    """Every member by its path. A hard link has the entry of what it names; ACLs stand among the xattrs, as text. The
+    inode of a regular file is where in the tar its content begins.
 
     :raises SfvmError: it is no tar, or damaged
     """
     found: dict[bytes, Entry] = {}
     firsts: dict[bytes, bytes] = {}
     with _opened(path) as tar:
-        for member in tar:
+        for member in archives.members(tar):
             name = _name(member.name)
             if member.islnk():
                 target = _name(member.linkname)
@@ -48,7 +46,6 @@ def entries(path: Path) -> dict[bytes, Entry]:
             else:
                 firsts.pop(name, None)
                 found[name] = _entry(tar, member)
-            tar.members = []  # type: ignore[attr-defined]  # else it keeps all; typeshed leaves it out
     names = Counter(firsts.values())
     return {
         name: replace(entry, links=1 + names[first]) if (first := firsts.get(name, name)) in names else entry
@@ -56,44 +53,28 @@ def entries(path: Path) -> dict[bytes, Entry]:
     }
 
 
-def contents(path: Path, wanted: Collection[bytes]) -> dict[bytes, bytes]:
-    """The contents of regular files.
+def contents(path: Path, wanted: Paths) -> dict[bytes, bytes]:
+    """The contents of regular files among the :func:`entries` of *path*, small ones.
 
     :raises SfvmError: it is no tar, or damaged
     """
-    found: dict[bytes, bytes] = {}
+    # Not by name: a hard link has none of its own, and a later member may have taken that of what it names.
+    sizes = {entry.inode: entry.size for entry in wanted.values() if entry.regular}
+    found: dict[int, bytes] = {}
     with _opened(path) as tar:
-        for member in tar:
-            if member.isreg() and (name := _name(member.name)) in wanted:
-                found[name] = b"".join(_blocks(tar, member))
-            elif member.islnk() and (target := _name(member.linkname)) in found:
-                found[_name(member.name)] = found[target]
-            tar.members = []  # type: ignore[attr-defined]
-    return {name: content for name, content in found.items() if name in wanted}
+        for member in archives.members(tar):
+            if member.isreg() and sizes.get(member.offset_data) == member.size:
+                found[member.offset_data] = b"".join(_blocks(tar, member))
+    return {name: found[entry.inode] for name, entry in wanted.items() if entry.inode in found}
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tarfile.TarFile]:
-    with ExitStack() as stack:
-        try:
-            file: Any = stack.enter_context(path.open("rb"))
-            # Not left to tarfile: what it unpacks from a stream may end anywhere.
-            if path.suffix == ".gz":
-                file = stack.enter_context(gzip.GzipFile(fileobj=file))
-            elif path.suffix == ".xz":
-                file = stack.enter_context(lzma.LZMAFile(file))
-            elif path.suffix == ".zst":
-                import zstandard
-
-                file = stack.enter_context(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
-            words = {"encoding": "utf-8", "errors": "surrogateescape"}
-            yield stack.enter_context(tarfile.open(fileobj=file, mode="r|", **words))  # type: ignore[call-overload]
-        except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
-            raise _damaged(path, str(error)) from error
-        except Exception as error:  # zstandard's own class, without importing it for nothing
-            if type(error).__name__ != "ZstdError":
-                raise
-            raise _damaged(path, str(error)) from error
+    try:
+        with archives.opened(path) as tar:
+            yield tar
+    except (*archives.DAMAGE, archives.TooLarge) as error:
+        raise _damaged(path, str(error)) from error
 
 
 def _damaged(path: Path, why: str) -> SfvmError:
@@ -115,6 +96,7 @@ def _entry(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Entry:
         device=f"{member.devmajor}:{member.devminor}" if kind.endswith("device") else "",
         xattrs=_xattrs(member),
         digest=digest.hexdigest() if kind == "file" else "",
+        inode=member.offset_data if kind == "file" else 0,
     )
 
 

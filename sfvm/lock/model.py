@@ -127,7 +127,9 @@ def contents(manifest: Manifest) -> tuple[Content, ...]:
 
 
 def _unlockable(manifest: Manifest, why: str) -> SfvmError:
-    hint = "where a package manager was sent by an index of mirrors, name one (--param mirror=…); else see docs/locking.md"
+    hint = (
+        "where a package manager was sent by an index of mirrors, name one (--param mirror=…); else see docs/locking.md"
+    )
     return SfvmError(UNLOCKABLE, node=manifest.name, why=why, hint=hint)
 
 

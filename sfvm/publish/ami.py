@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sfvm import safejson
 from sfvm.errors import PublishError, SfvmError
 from sfvm.events import Listener, Notice, Preparing
 from sfvm.publish import snapshot
@@ -64,7 +64,7 @@ def _request(bundle: Bundle, name: str | None) -> dict[str, Any]:
     path = bundle.only("register-image.json", "the description of an AMI")
     wrong = PublishError(f"{path} does not describe an AMI with one disk", hint="make the bundle again")
     try:
-        request = json.loads(path.read_text(encoding="utf-8"))
+        request = safejson.loads(path.read_text(encoding="utf-8"))
         (mapping,) = request["BlockDeviceMappings"]
         if not request["Name"] or not mapping["Ebs"]["SnapshotId"]:
             raise wrong

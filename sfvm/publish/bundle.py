@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sfvm import safejson
 from sfvm.bundle.hashing import digests
 from sfvm.errors import PublishError
 
@@ -55,7 +55,7 @@ def opened(directory: Path) -> Bundle:
     """
     path = directory / "manifest.json"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = safejson.loads(path.read_text(encoding="utf-8"))
         found = {str(name): str(artifact["sha256"]) for name, artifact in manifest["artifacts"].items()}
         node = str(manifest["node"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

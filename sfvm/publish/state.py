@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from sfvm import safejson
 from sfvm.errors import PublishError
 from sfvm.repository.files import Lock, holder, write_atomically, writing
 
@@ -35,7 +36,7 @@ def load(path: Path, digest: str) -> State:
     """The state in *path*, if it is of the disk with this *digest*; else, or when it is not to be understood, a new
     one."""
     try:
-        found = State(**json.loads(path.read_text(encoding="utf-8")))
+        found = State(**safejson.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return State(digest)
     return found if found.digest == digest else State(digest)

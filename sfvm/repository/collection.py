@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import time
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfvm import qcow2
+from sfvm import qcow2, safejson
 from sfvm.downloads.store import Store
 from sfvm.errors import RepositoryError, SfvmError
 from sfvm.repository.files import Lock, sync, wait, writing
@@ -78,14 +77,23 @@ def leased(repository: Repository) -> set[str]:
             found.add(path.name)
         else:
             with contextlib.suppress(FileNotFoundError):  # its owner has ended just now
-                found.update(json.loads(path.read_bytes())["keys"])
+                found.update(_keys(path))
     return found
+
+
+def _keys(lease: Path) -> list[str]:
+    try:
+        return list(map(str, safejson.loads(lease.read_bytes())["keys"]))
+    except (ValueError, KeyError, TypeError):
+        raise RepositoryError(
+            f"{lease} is damaged", why="it must say what a running process needs", hint="try again when none runs"
+        ) from None
 
 
 def parent(repository: Repository, key: str) -> str | None:
     """The parent's key, from the manifest, or from the overlay when there is no good manifest."""
     try:
-        found = json.loads((repository.nodes / f"{key}.json").read_bytes())["parent"]
+        found = safejson.loads((repository.nodes / f"{key}.json").read_bytes())["parent"]
     except (OSError, ValueError, KeyError, TypeError):
         try:
             found = (qcow2.header(repository.overlay(key)).backing or "")[:64]
@@ -193,7 +201,7 @@ class _Collector:
 
     def describe(self, key: str) -> tuple[int, str]:
         try:
-            found = json.loads((self.repository.nodes / f"{key}.json").read_bytes())
+            found = safejson.loads((self.repository.nodes / f"{key}.json").read_bytes())
             return int(found["depth"]), str(found["name"])
         except (OSError, ValueError, KeyError, TypeError):
             return 1 << 30, ""  # nothing builds on what has no manifest

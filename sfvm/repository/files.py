@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sfvm import safejson
 from sfvm.errors import RepositoryError, SfvmError
 
 POLL = 0.1
@@ -157,10 +158,10 @@ class Lock:
 def holder(path: Path) -> str:
     """Who holds the lock *path*, for people."""
     try:
-        told = json.loads(path.read_bytes())
+        told = safejson.loads(path.read_bytes())
         since = time.strftime("%H:%M", time.localtime(told["since"]))
         return f"pid {told['pid']} ({told['command']}) since {since}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return "another process"  # it has the lock, but not yet written its name
 
 

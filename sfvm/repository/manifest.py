@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+from sfvm import safejson
+from sfvm.config import LAST_SECOND
 from sfvm.downloads.fetched import Fetched
 
 VERSION = 1
@@ -96,14 +98,20 @@ class Manifest:
             raise ValueError(f"{found['name']!r} is no name")
         if min(found["size"], found["disk"], found["depth"]) < 0:
             raise ValueError("a negative size or depth")
+        if not (_is_time(found["created"]) and _is_time(found["seconds"])):
+            raise ValueError("a time that is none")
+        if not all(isinstance(fact, str) for fact in found["facts"].values()):
+            raise ValueError("a fact that is no text")
         if len({found["parent"] is None, found["parent_origin"] is None, found["depth"] == 0}) != 1:
             raise ValueError("parent, parent_origin and depth do not fit together")
         try:
             found["steps"] = tuple(
                 StepRecord(str(step["title"]), str(step["key"]), float(step["seconds"])) for step in found["steps"]
             )
+            if not all(_is_time(step.seconds) for step in found["steps"]):
+                raise ValueError("a time that is none")
             found["packages"] = tuple((str(name), str(version), str(arch)) for name, version, arch in found["packages"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"malformed steps or packages ({error!r})") from None
         found["fetched"] = tuple(Fetched.from_json(fetched) for fetched in found["fetched"])
         return cls(**found)
@@ -114,10 +122,7 @@ class Manifest:
 
         :raises ValueError: it is none, or truncated
         """
-        try:
-            return cls.from_json(json.loads(content))
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
+        return cls.from_json(safejson.loads(content))
 
     def dump(self) -> bytes:
         """The content of its file."""
@@ -127,6 +132,10 @@ class Manifest:
     def summary(self) -> str:
         """One line: the name, the beginning of the key, and the parent's name."""
         return f"{self.name} {self.key[:12]}" + (f" on {self.parent_name}" if self.parent_name else "")
+
+
+def _is_time(seconds: float) -> bool:
+    return 0 <= seconds <= LAST_SECOND  # which NaN is not
 
 
 def _kinds(hint: Any) -> tuple[type, ...]:

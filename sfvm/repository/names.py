@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from sfvm import safejson
 from sfvm.errors import RepositoryError, UsageError, suggestion
 from sfvm.repository.files import listing, sync, wait, write_atomically, writing
 from sfvm.repository.manifest import KEY, NAME
@@ -42,7 +43,7 @@ class Names:
         found = []
         for line in lines:
             try:
-                record = json.loads(line)
+                record = safejson.loads(line)
                 if KEY.fullmatch(record["key"]):
                     found.append((float(record["time"]), str(record["key"])))
             except (ValueError, KeyError, TypeError):

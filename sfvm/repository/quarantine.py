@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sfvm import safejson
 from sfvm.repository.files import sync
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def set_aside_strangers(repository: Repository, key: str, origin: str) -> None:
             if parent.encode() not in content or path.stem == parent:
                 continue
             try:
-                found = json.loads(content)
+                found = safejson.loads(content)
                 child = found["parent"] == parent and found["parent_origin"] != wanted
             except (ValueError, KeyError, TypeError):
                 continue  # damaged by itself: verify tells

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -12,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sfvm import qcow2
+from sfvm import qcow2, safejson
 from sfvm.cancellation import NEVER, Cancellation
 from sfvm.errors import RepositoryError, SfvmError, UsageError, suggestion
 from sfvm.repository import adoption, collection, twins, verification
@@ -66,7 +65,7 @@ class Repository:
         try:  # without pathlib: it counts for a thousand nodes
             size = os.stat(f"{self.layers}/{key}.qcow2").st_size  # noqa: PTH116
             with open(f"{self.nodes}/{key}.json", "rb") as file:  # noqa: PTH123
-                return bool(json.loads(file.read())["size"] == size)
+                return bool(safejson.loads(file.read())["size"] == size)
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
@@ -161,11 +160,9 @@ class Repository:
         key = self.current(name)
         for directory in (self.nodes, self.root / "quarantine") if key else ():
             try:
-                found = json.loads((directory / f"{key}.json").read_bytes())
+                return Manifest.parse((directory / f"{key}.json").read_bytes()).to_json()
             except (FileNotFoundError, ValueError):
                 continue
-            if isinstance(found, dict):
-                return found
         return None
 
     def resolve(self, name_or_key: str) -> str:

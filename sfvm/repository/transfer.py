@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from sfvm import qcow2
+from sfvm import qcow2, safejson
 from sfvm.errors import RepositoryError, SfvmError
 from sfvm.repository.files import temporary, writing
 from sfvm.repository.manifest import KEY, Manifest
@@ -273,13 +273,13 @@ class _Reader:
         if size > MAX_INDEX:
             raise _refuse(self.file, f"an index of {size} bytes")
         try:
-            index = json.loads(b"".join(self._content(size)))
+            index = safejson.loads(b"".join(self._content(size)))
             if index["format"] != FORMAT or index["version"] != VERSION:
                 why = f"it is of format {index['format']!r} {index['version']!r}; this sfvm knows {FORMAT} {VERSION}"
                 raise _refuse(self.file, why)
             entries = [_entry(node) for node in index["nodes"]]
             wanted = str(index["node"])
-        except (KeyError, TypeError, ValueError, RecursionError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _refuse(self.file, f"its index is damaged ({error!r})") from None
         if not entries or wanted != entries[-1].key:
             raise _refuse(self.file, "its index does not end with the exported node")

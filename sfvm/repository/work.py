@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sfvm import qcow2
+from sfvm import qcow2, safejson
 from sfvm.downloads.fetched import Fetched, distinct
 from sfvm.repository.files import sync, writing
 
@@ -141,8 +141,8 @@ class Work:
     def _origin(self, key: str) -> str | None:
         manifest = self.directory.parent.parent / "nodes" / f"{key}.json"
         try:
-            origin = json.loads(manifest.read_bytes())["origin"]
-        except (OSError, ValueError, KeyError):
+            origin = safejson.loads(manifest.read_bytes())["origin"]
+        except (OSError, ValueError, KeyError, TypeError):
             return None  # its loss is noticed when this work would be resumed
         return str(origin)
 
@@ -290,7 +290,7 @@ def read_journal(directory: Path) -> State:
         return state
     for line in content.splitlines():
         try:
-            record = json.loads(line)
+            record = safejson.loads(line)
         except ValueError:
             continue
         if isinstance(record, dict):

@@ -7,7 +7,6 @@ the one before it says; the first digest is in the spec, or in its node's key.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from sfvm import safejson
 from sfvm.archives import DAMAGE, MAX_HEADER, TooLarge
 from sfvm.downloads.policy import Refused
 from sfvm.downloads.upstream import Target, addresses, proxy_of
@@ -119,8 +119,8 @@ def parsed(file: IO[bytes], name: str) -> dict[str, Any]:
     """
     try:
         content = file.read(MOST_JSON + 1)
-        value = json.loads(content) if len(content) <= MOST_JSON else None
-    except (OSError, ValueError, RecursionError) as error:
+        value = safejson.loads(content) if len(content) <= MOST_JSON else None
+    except (OSError, ValueError) as error:
         raise Wrong(f"{name} cannot be read ({error})") from None
     if not isinstance(value, dict):
         raise Wrong(f"{name} is no JSON object, or too large")

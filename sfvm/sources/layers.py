@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sfvm.archives import DAMAGE, MAX_HOPS, MAX_MEMBERS, TooLarge, opened
+from sfvm.archives import DAMAGE, MAX_HOPS, TooLarge, members, opened
 from sfvm.cancellation import NEVER, Cancellation
 
 WHITEOUT = ".wh."
@@ -94,16 +94,11 @@ def _members(
 
     :raises Refused: it is no tar, or damaged
     """
-    index = 0
     try:
         with opened(path, limit) as archive:
-            while (member := archive.next()) is not None:
+            for index, member in enumerate(members(archive)):
                 stop.check()
-                vars(archive)["members"].clear()  # tarfile would keep them all
-                if index > MAX_MEMBERS:
-                    raise TooLarge(f"layer {number + 1} has more than {MAX_MEMBERS} members")
                 yield index, (member, archive)
-                index += 1
     except DAMAGE as error:
         if isinstance(error, Refused):
             raise

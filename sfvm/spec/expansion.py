@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from sfvm.document import Element
-from sfvm.errors import Place, SpecError, suggestion
+from sfvm.errors import Place, SfvmError, SpecError, UsageError, suggestion
 from sfvm.spec import include, parser, schema
 from sfvm.spec.condition import holds
 from sfvm.spec.model import Definition, Disk, Param, Spec
@@ -34,10 +34,11 @@ def expand(
 ) -> Definition:
     """What *spec* means for *arguments* (values of its own params) and *facts* (the parent's; for a root, none).
 
-    :raises SpecError: undefined variable, missing or unfit argument, missing include, too large, a verb's complaint
+    :raises SpecError: undefined variable, missing argument, missing include, too large, a verb's complaint
+    :raises UsageError: an argument that does not fit
     """
     known = {"architecture": architecture(), **facts}
-    bound = bind(spec.params, arguments, spec.root.place, known)
+    bound = bind(spec.params, arguments, spec.root.place, known, UsageError)
     expander = _Expander("steps", spec.path, library_dirs)
     inside = {child.tag: child for child in spec.root.children}
     parts: list[Element] = []
@@ -100,10 +101,12 @@ def bind(
     arguments: Mapping[str, str],
     place: Place,
     variables: Mapping[str, str] | None = None,
+    unfit: type[SfvmError] = SpecError,
 ) -> dict[str, str]:
     """The values of *params*: *arguments*, else defaults (which may refer to *variables* and to earlier params).
 
     :raises SpecError: an argument that no param declares, a param without a value, a value that does not fit
+    :raises SfvmError: *unfit*, where that is one of *arguments*
     """
     declared = {param.name for param in params}
     for name in arguments:
@@ -121,12 +124,12 @@ def bind(
                     hint=f"give --param {param.name}=…, or <with name={param.name!r}> where it is included",
                 )
             value = substitute(param.default, {**(variables or {}), **bound}, param.place)
-        _check(param, value)
+        _check(param, value, unfit if param.name in arguments else SpecError)
         bound[param.name] = value
     return bound
 
 
-def _check(param: Param, value: str) -> None:
+def _check(param: Param, value: str, unfit: type[SfvmError]) -> None:
     problem = hint = None
     if param.choices and value not in param.choices:
         problem = "it must be one of " + ", ".join(param.choices)
@@ -140,7 +143,7 @@ def _check(param: Param, value: str) -> None:
     elif len(value) > MAX_VALUE:
         problem = f"it is longer than {MAX_VALUE} characters"
     if problem:
-        raise SpecError(
+        raise unfit(
             f"param {param.name!r} cannot be {value[:80]!r}",
             place=param.place,
             why=problem,

@@ -25,6 +25,25 @@ _XSD = "http://www.w3.org/2001/XMLSchema-datatypes"
 KINDS = ("filesystem", "fragment", "format", "format-fragment")
 """What a whole document can be; a ``format-fragment`` is what a format includes."""
 
+STRUCTURE = {
+    "filesystem": "A node: what it begins with, and the steps that make it.",
+    "fragment": "What include takes in: params, and steps (or, for formats, verbs).",
+    "format": "How artifacts are made of a node: a layout, and verbs in order.",
+    "summary": "A line for people.",
+    "param": "A value that the command line may change; ${name} stands for it. Its text is for people.",
+    "disk": "The disk of a node without a parent: its size, and the filesystem on it.",
+    "base": "What a node without a parent begins with: one of the bases.",
+    "steps": "What is done, in order.",
+    "include": "Takes in what is in a fragment, which is looked for beside the file, then in the directories of specs.",
+    "with": "The value of a param of the fragment.",
+    "if": "What is in it counts if the test, in XPath 1.0, is true; $name stands for a param or a fact.",
+    "choose": "The first when whose test is true counts, else otherwise.",
+    "when": "What is in it counts if the test, in XPath 1.0, is true, and no earlier one is.",
+    "otherwise": "What is in it counts if no test is true.",
+    "for": "What is in it counts once for each word of in; the variable that each names is the word.",
+}
+"""What every element says that is no verb, nor a part of one."""
+
 _TYPES = "".join(f"<value>{name}</value>" for name in TYPES)
 _HEAD = f"""
   <optional><element name="summary"><text/></element></optional>

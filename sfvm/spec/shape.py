@@ -101,6 +101,13 @@ def outline(grammar: etree._Element) -> Shape:
     return Shape((start,), defines)
 
 
+def find(name: str, outline: Shape) -> tuple[Shape, frozenset[str]] | None:
+    """What all elements *name* come to, and the elements in which they may stand; None when there is none."""
+    homes = {home: shape.children[name] for home, shape in _walk(outline) if name in shape.children}
+    sources = {id(source): source for shape in homes.values() for source in shape.sources}
+    return (Shape(tuple(sources.values()), outline.defines), frozenset(filter(None, homes))) if homes else None
+
+
 def check(element: Element, outline: Shape) -> None:
     """Find the first unknown name, missing attribute or wrong value in *element*.
 

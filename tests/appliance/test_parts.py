@@ -46,6 +46,7 @@ def test_the_emulator_takes_a_cpu_model_and_a_state(tmp_path: Path) -> None:
 def test_dpkg_status() -> None:
     status = (
         "Package: a\nStatus: install ok installed\nVersion: 1:2\n continued: x\n\nPackage: b\nStatus: deinstall ok x\n"
+        "\nPackage: c\nStatus: install ok installed\n\nVersion: 1\nStatus: install ok installed\n"
     )
     assert list(packages.dpkg(status)) == [Package("a", "1:2", "")]
 

@@ -112,11 +112,15 @@ def test_a_node_goes_before_a_directory_and_a_slash_makes_a_path(world, bundle):
 def test_what_is_not_there(world, bundle):
     world.put("web")
     (world.home / "empty").mkdir()
+    (world.home / "bad.lock").touch()
     (world.home / "bad.lock.xml").write_text('<a xmlns="urn:sfvm:1"/>')
     for word, status, said in (
         ("wbe", 2, "did you mean 'web'?"),
         ("./web", 2, "there is no bundle './web'"),
         ("empty", 1, "empty is no bundle"),
+        ("", 2, "an empty word names nothing"),
+        ("bad.lock", 2, "a lock file (*.lock.xml)"),
+        ("./bad.lock", 2, "a lock file (*.lock.xml)"),
         ("no.lock.xml", 2, "there is no lock file 'no.lock.xml'"),
         ("bad.lock.xml", 1, "<a> where <lock> should be"),
     ):

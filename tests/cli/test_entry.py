@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
@@ -47,6 +48,9 @@ def test_version_goes_to_stdout(world):
         (["plan", "rot"], "did you mean 'root'?"),
         (["plan", "web", "--param", "sit=x"], "did you mean 'site'?"),
         (["spec", "help", "fiel"], "did you mean 'file'?"),
+        (["plan", "web", "--param", "site=UPPER"], "it must match"),
+        (["plan", "leaf", "--param", "web:site=UPPER"], "it must match"),
+        (["build", "web", "--bundle", "nosuch"], "sfvm formats"),
     ],
 )
 def test_misspelt_words_are_usage_errors_with_a_suggestion(world, arguments, hint):
@@ -76,6 +80,34 @@ def test_wrong_use_exits_2_without_a_traceback(world, arguments):
     assert result.returncode == 2
     assert result.stderr.startswith("error: ")
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("group", [[], ["spec"], ["format"], ["publish"]])
+def test_a_group_alone_is_helped(world, group):
+    """With an example, and with the exit status that click has for it: 2 since 8.2, 0 before."""
+    result = world.run(*group)
+    told = result.stderr or result.stdout
+    assert result.returncode == (2 if result.stderr else 0)
+    assert told.startswith(" ".join(["Usage: sfvm", *group]))
+    assert "Examples:\n  sfvm" in re.sub(" +", " ", told).replace("\n ", "\n  ")
+
+
+def test_a_working_directory_that_is_gone_is_no_bug(world):
+    script = """
+import os, sys
+os.mkdir("gone"); os.chdir("gone"); os.rmdir("../gone")
+from sfvm.cli import main
+sys.exit(main(["tree"]))
+"""
+    with world.python(script) as process:
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.startswith("error: the working directory is not there any more\n")
+
+
+def test_a_default_that_does_not_fit_is_an_error_of_the_spec(world):
+    world.write("web", (world.specs / "web.xml").read_text().replace('default="example"', 'default="UPPER"'))
+    assert world.run("plan", "web").returncode == 1
 
 
 def test_a_bad_spec_exits_1_and_names_the_place(world):

@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 
 import pytest
+from lxml import etree
 
 from sfvm.repository import Repository
 
@@ -44,10 +45,25 @@ def test_an_invalid_spec_does_not_hide_the_others(world):
     world.write(
         "broken", '<filesystem xmlns="urn:sfvm:1" name="broken" parent="root"><steps><fiel/></steps></filesystem>'
     )
+    world.write("strange", '<?xml version="1.0" encoding="rot13"?>\n<filesystem xmlns="urn:sfvm:1" name="strange"/>')
     found = states(world)
-    assert found["broken"] == "invalid"
+    assert found["broken"] == found["strange"] == "invalid"
     assert found["web"] == "missing"
     assert "broken" in world.run("tree").stdout
+
+
+@pytest.mark.parametrize("content", ["[" * 200_000, '{"size": 1e999}', '{"size": 5}', "[]"])
+def test_damaged_manifests_and_names_are_no_bugs(world, repository, content):
+    world.put("leaf")
+    key = repository.current("leaf")
+    manifest = repository.nodes / f"{key}.json"
+    for path in (manifest, repository.root / "names/leaf"):
+        path.chmod(0o644)
+        path.write_text(content)
+        for words in (["tree"], ["plan", "leaf"], ["why", "leaf"], ["show", key[:8]], ["gc", "-n"]):
+            result = world.run(*words)
+            assert "bug" not in result.stderr, (words, result.stderr)
+    assert states(world)["leaf"] == "missing"
 
 
 def test_plan_says_what_and_why(world, repository):
@@ -189,6 +205,29 @@ def test_every_verb_has_help(world):
             assert len(result.output.splitlines()) >= 2
 
 
+def test_every_element_has_help(world):
+    """Those of verbs, and what is around verbs: with a sentence each."""
+    from sfvm.document import NAMESPACE
+    from sfvm.spec.schema import KINDS, STRUCTURE, assemble
+    from sfvm.verbs import registry
+
+    grammars = [etree.fromstring(assemble(kind)) for kind in KINDS]
+    elements = {element.get("name") for grammar in grammars for element in grammar.iter("{*}element")} - {None}
+    assert {"param", "if", "layout", "subvolume", "packages"} < elements
+    assert STRUCTURE.keys() < elements
+    for name in elements - {NAMESPACE}:
+        result = world.invoke("spec", "help", name)
+        assert result.exit_code == 0, result.exception
+        assert f"<{name}>" in result.output
+        assert STRUCTURE.get(name, "") in result.output
+    verbs = {name for group in ("steps", "bases", "bundle") for name in registry(group)}
+    tops = ("filesystem", "fragment", "format", "steps", "base", "if", "choose", "when", "otherwise", "for", "include")
+    for name in elements - verbs - STRUCTURE.keys():
+        homes = world.invoke("spec", "help", name).output.splitlines()[0].partition("  in ")[2].split(", ")
+        assert homes != [""], name
+        assert not set(homes) & set(tops), f"{name} is part of no verb: it wants a sentence"
+
+
 def test_validate(world):
     result = world.run("validate", *(str(path) for path in sorted(world.specs.glob("*.xml"))))
     assert result.returncode == 0, result.stderr
@@ -201,6 +240,15 @@ def test_validate(world):
     assert "not well-formed" in result.stderr
     assert "'nowhere'" in result.stderr
     assert result.stdout.count("a valid") == 1
+    result = world.run("validate", str(bad), str(world.specs / "web.xml"), "--json")
+    wrong, good = json.loads(result.stdout)
+    assert (result.returncode, result.stderr) == (1, "")
+    assert good == {"path": str(world.specs / "web.xml"), "kind": "filesystem", "error": None}
+    assert (wrong["kind"], wrong["error"]["what"], wrong["error"]["place"]) == (
+        None,
+        "not well-formed XML",
+        f"{bad}:1:1",
+    )
 
 
 @pytest.mark.parametrize("kind", ["filesystem", "fragment", "format"])
@@ -231,7 +279,11 @@ def test_storage_commands(world, repository):
     dry = world.run("gc", "--dry-run")
     assert dry.returncode == 0
     assert repository.built(json.loads(world.run("why", "leaf", "--json").stdout)["key"])
-    assert world.run("gc").returncode == 0
+    told = json.loads(world.run("gc", "--dry-run", "--json").stdout)
+    assert (told["removed"], [node["name"] for node in told["nodes"]], told["work"]) == (False, ["leaf"], [])
+    assert told["bytes"] > 0
+    told = json.loads(world.run("gc", "--json").stdout)
+    assert (told["removed"], [node["name"] for node in told["nodes"]]) == (True, ["leaf"])
     assert not repository.built(json.loads(world.run("why", "leaf", "--json").stdout)["key"])
     assert states(world)["web"] == "built"
 
@@ -243,6 +295,15 @@ def test_verify_finds_damage_and_repairs(world, repository):
     content = bytearray(overlay.read_bytes())
     content[-1] ^= 1
     overlay.write_bytes(content)
+    found = world.run("verify", "--json")
+    (problem,) = json.loads(found.stdout)
+    assert (found.returncode, found.stderr) == (1, "")
+    assert (problem["kind"], problem["node"], problem["serious"], problem["path"]) == (
+        "overlay",
+        "web",
+        True,
+        str(overlay),
+    )
     found = world.run("verify")
     assert found.returncode == 1
     assert "web" in found.stdout

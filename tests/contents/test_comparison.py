@@ -2,15 +2,19 @@
 
 import itertools
 import subprocess
+from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfvm.contents import comparison
+from sfvm.contents import comparison, nodes
 from sfvm.contents.comparison import Artifact, Blob, Changed, Comparison, Files, Upgrade
 from sfvm.contents.entry import Entry, shown
 from sfvm.contents.nodes import merged, suspects
+from sfvm.events import ignore
 from sfvm.guest import Package
 
 FILE = Entry("file", 0o644, size=3, digest="a")
@@ -94,6 +98,45 @@ def test_texts_are_small_and_for_everybody():
         changed(b"srv/mode", FILE, Entry("file", 0o755, size=3, digest="a")),
     ]
     assert comparison.texts(found) == (b"srv/small", b"etc/large")
+
+
+def test_what_lies_in_a_directory_that_not_everybody_may_enter_is_not_shown():
+    directory, private = Entry("directory", 0o755), Entry("directory", 0o744)
+    before = {b".": directory, b"root": private, b"srv": directory, b"srv/a": directory, b"l": Entry("symlink", 0o777)}
+    after = {**before, b"root": directory, b"srv/a": private}
+    paths = (b"top", b"root/token", b"root/.ssh/config", b"srv/a/b/c", b"srv/b", b"untold/x", b"l/x")
+    assert comparison.above(paths) == {b".", b"root", b"root/.ssh", b"srv", b"srv/a", b"srv/a/b", b"untold", b"l"}
+    assert comparison.in_the_open(paths, before, after) == (b"top", b"srv/b", b"untold/x")
+    assert comparison.in_the_open(paths, {b".": private}) == ()
+
+
+def test_the_directories_of_nodes_are_asked_for(monkeypatch):
+    """Of nodes only what differs is read, and /root is the same on both sides."""
+    everything = {b".": Entry("directory", 0o755), b"root": Entry("directory", 0o700)}
+    contents = []
+
+    class Trees:
+        nodes = (SimpleNamespace(filesystem="ext4"),) * 2
+
+        def entries(self, wanted=None):
+            changed = {path: Entry("file", 0o644, size=9) for path in (b"motd", b"root/token")}
+            if wanted is None:
+                return [{path: replace(e, digest=side) for path, e in changed.items()} for side in "ab"]
+            return [{path: everything[path] for path in wanted}] * 2
+
+        def digests(self, wanted):
+            return [{}, {}]
+
+        def contents(self, wanted, entries):
+            contents.append(wanted)
+            return [dict.fromkeys(wanted, side) for side in (b"1\n", b"2\n")]
+
+    monkeypatch.setattr(nodes, "reading", lambda *_: nullcontext(Trees()))
+    monkeypatch.setattr(nodes.Kin, "of", lambda *_: None)
+    one, other = (SimpleNamespace(key=name, name=name) for name in ("one", "other"))
+    found, texts = nodes.compare(one, other, None, None, ignore)
+    assert [change.path for change in found.changed] == [b"motd", b"root/token"]
+    assert (contents, list(texts)) == ([(b"motd",)], [b"motd"])
 
 
 def patched(text, diff, directory):

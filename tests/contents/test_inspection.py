@@ -1,13 +1,17 @@
 """What a node's files tell of it."""
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from sfvm.contents import capabilities, inspection
 from sfvm.contents.entry import Entry
 from sfvm.contents.inspection import Kernel, Service
+from sfvm.errors import SfvmError
+from sfvm.events import ignore
 from sfvm.repository import Manifest
 
 DIRECTORY, FILE = Entry("directory", 0o755), Entry("file", 0o644, size=10, disk=4096)
@@ -94,6 +98,55 @@ def test_who_can_log_in(found):
     assert "hash" not in str(found.to_json())
 
 
+@pytest.mark.parametrize("space", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\r"])
+def test_only_a_newline_ends_a_line(found, space):
+    """Else the second half of a line would be what is told, and root's account would not."""
+    texts = {"etc/passwd": f"toor:x:0:0:{space}:/root:/bin/sh\n", "etc/shadow": f"toor::{space}\n"}
+    (user,) = inspection.of(found.manifest, ENTRIES, texts).users
+    assert (user.name, user.number, user.password) == ("toor", 0, "none")
+    assert inspection.release(f"ID=a{space}NAME=b\n").keys() == {"ID"}
+
+
+@pytest.mark.parametrize(
+    ("line", "number"),
+    [
+        ("toor::+0:0:::/bin/sh", 0),
+        ("toor:: 0:0:::/bin/sh", 0),
+        ("toor::-0:0:::/bin/sh", 0),
+        (f"toor::{'0' * 5000}:0:::/bin/sh", 0),
+        ("toor::+0010:0:::/bin/sh", 10),
+        ("toor::4294967295:0:::/bin/sh", 4294967295),
+        (" \ttoor::0:0:::/bin/sh", 0),
+        ("toor::0:0", 0),
+        ("toor::0:0::/root:/bin/sh:more", 0),
+        ("toor::-1:0:::/bin/sh", None),
+        ("toor::\u0660:0:::/bin/sh", None),
+        ("toor::0_0:0:::/bin/sh", None),
+        (f"toor::{'1' * 5000}:0:::/bin/sh", None),
+        ("toor:::0:::/bin/sh", None),
+        (" # toor::0:0:::/bin/sh", None),
+    ],
+)
+def test_who_is_somebody_for_the_c_library(found, line, number):
+    users = inspection.of(found.manifest, ENTRIES, {"etc/passwd": line}).users
+    assert [(user.name, user.number, user.password) for user in users] == (
+        [] if number is None else [("toor", number, "none")]
+    )
+
+
+def test_of_two_lines_of_a_user_the_first_counts(found):
+    texts = {"etc/passwd": "root:x:0:0::/root:/bin/sh\n", "etc/shadow": "root::1\nroot:*:1\n"}
+    assert inspection.of(found.manifest, ENTRIES, texts).users[0].password == "none"
+
+
+def test_a_database_that_is_too_large_is_an_error(found, monkeypatch):
+    passwd = {b"etc/passwd": Entry("file", 0o644, size=inspection.READ + 1)}
+    trees = SimpleNamespace(entries=lambda: [{b".": DIRECTORY, b"etc": DIRECTORY, **passwd}])
+    monkeypatch.setattr(inspection, "reading", lambda *_: nullcontext(trees))
+    with pytest.raises(SfvmError, match="node web: /etc/passwd is too large"):
+        inspection.inspect(found.manifest, None, None, ignore)
+
+
 def test_what_starts(found):
     assert found.enabled == (
         Service("gdm.service", "display-manager.service"),
@@ -103,6 +156,43 @@ def test_what_starts(found):
     )
     assert found.masked == ("apt-daily.timer",)
     assert found.target == "multi-user.target"
+
+
+def test_what_is_masked_does_not_start(found):
+    units = b"etc/systemd/system/"
+    masked = ("ssh.service", "gdm.service", "x@.service")
+    entries = {**ENTRIES, **{units + name.encode(): link(b"/dev/null") for name in masked}}
+    inspected = inspection.of(found.manifest, entries, {})
+    assert inspected.enabled == (Service("hostname", "boot"),)
+    assert inspected.masked == ("apt-daily.timer", *sorted(masked))
+
+
+@pytest.mark.parametrize(
+    ("paths", "kernels"),
+    [
+        ({"boot/vmlinuz-virt", "lib/modules/6.12.8-0-virt"}, [("6.12.8-0-virt", "/boot/vmlinuz-virt")]),
+        (
+            {"boot/vmlinuz-linux", "usr/lib/modules/6.9-arch1", "usr/lib/modules/6.9-arch1/vmlinuz"},
+            [("6.9-arch1", "/boot/vmlinuz-linux")],
+        ),
+        (
+            {"boot/vmlinuz-lts", "boot/vmlinuz-virt", "lib/modules/6.12-0-lts", "lib/modules/6.12-0-virt"},
+            [("6.12-0-lts", "/boot/vmlinuz-lts"), ("6.12-0-virt", "/boot/vmlinuz-virt")],
+        ),
+        (
+            {"boot/vmlinuz-0-rescue", "boot/vmlinuz-6.1", "lib/modules/6.1"},
+            [("0-rescue", "/boot/vmlinuz-0-rescue"), ("6.1", "/boot/vmlinuz-6.1")],
+        ),
+        (
+            {"boot/vmlinuz-linux", "lib/modules/5", "lib/modules/6"},
+            [("5", ""), ("6", ""), ("linux", "/boot/vmlinuz-linux")],
+        ),
+        ({"boot/vmlinuz-virt"}, [("virt", "/boot/vmlinuz-virt")]),
+    ],
+)
+def test_kernels_that_are_named_by_their_flavour(paths, kernels):
+    entries = {path.encode(): FILE if "vmlinuz" in path else DIRECTORY for path in paths}
+    assert [(one.version, one.image) for one in inspection.kernels(entries)] == kernels
 
 
 def test_who_has_rights(found):

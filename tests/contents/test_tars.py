@@ -8,6 +8,7 @@ import lzma
 import os
 import subprocess
 import tarfile
+import tracemalloc
 
 import pytest
 import zstandard
@@ -75,9 +76,8 @@ def test_entries_are_the_members(tmp_path, suffix):
         ),
         b"fifo": Entry("fifo", 0o644, xattrs={"system.posix_acl_access": "user::rw-"}),
     }
-    assert tars.contents(path, (b"etc/again", b"etc/motd", b"etc")) == dict.fromkeys(
-        (b"etc/again", b"etc/motd"), b"hello\n"
-    )
+    wanted = {name: found[name] for name in (b"etc/again", b"etc/motd", b"etc")}
+    assert tars.contents(path, wanted) == dict.fromkeys((b"etc/again", b"etc/motd"), b"hello\n")
 
 
 def test_a_tar_of_gnu_tar_says_what_lstat_does(tmp_path):
@@ -97,10 +97,33 @@ def test_a_tar_of_gnu_tar_says_what_lstat_does(tmp_path):
     )
 
 
+HEADERS = (
+    {"GNU.sparse.size": "abc"},
+    {"GNU.sparse.map": "1,a"},
+    {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"},
+    {"size": "-5"},
+)
+
+
+def test_a_header_that_would_fill_the_memory(tmp_path):
+    path = tmp_path / "x.tar"
+    path.write_bytes(tar_of(member("x", pax_headers={"SCHILY.xattr.user.a": "x" * (60 << 20)})))
+    tracemalloc.start()
+    try:
+        with pytest.raises(SfvmError, match="a header of"):
+            tars.entries(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20
+
+
 def test_damaged_tars_are_told(tmp_path):
     whole = tar_of(*MEMBERS)
     for suffix, content in (
         (".tar", b"no tar at all" * 100),
+        *((".tar", tar_of(member("x", pax_headers=headers))) for headers in HEADERS),
+        (".tar", whole.rstrip(b"\0") + b"?" * 1024),
         (".tar.gz", gzip.compress(whole)[:500]),
         (".tar.xz", lzma.compress(whole)[:100]),
         (".tar.zst", b"\x28\xb5\x2f\xfd\xff\xff\xff"),
@@ -142,6 +165,42 @@ def test_bundles_of_two_nodes_are_compared_by_their_tars(tmp_path):
     assert other.path("${name}.tar.gz").name == "api.tar.gz"
 
 
+@pytest.mark.parametrize("back", [False, True])
+def test_a_file_that_becomes_a_hard_link_is_shown(tmp_path, back):
+    """What it links to is the same on both sides, so its content is not wanted for itself."""
+    a, b = (member(f"etc/{name}", content=name.encode() + b"\n", mode=0o644) for name in "ab")
+    etc = member("etc", tarfile.DIRTYPE, mode=0o755)
+    sides = [
+        bundle(tmp_path / "one", etc, a, b),
+        bundle(tmp_path / "other", etc, a, member("etc/b", tarfile.LNKTYPE, linkname="etc/a")),
+    ]
+    _, texts, _ = bundles.compare(*(sides[::-1] if back else sides), print)
+    assert {path: text.split("\n")[-2:] for path, text in texts.items()} == {
+        b"etc/b": ["-a", "+b"] if back else ["-b", "+a"]
+    }
+
+
+def test_a_text_in_a_private_directory_is_not_shown(tmp_path):
+    root = member("root", tarfile.DIRTYPE, mode=0o700)
+    sides = [bundle(tmp_path / n, root, member("root/token", content=n.encode(), mode=0o644)) for n in ("one", "two")]
+    files, texts, _ = bundles.compare(*sides, print)
+    assert ([change.path for change in files.changed], texts) == ([b"root/token"], {})
+
+
+def test_of_several_members_of_a_name_the_last_counts(tmp_path):
+    """The earlier ones are passed over, whatever their size; a hard link keeps what it was made to."""
+    path = tmp_path / "x.tar"
+    members = [member("a", content=content) for content in (b"x" * (60 << 20), b"old", b"new")]
+    path.write_bytes(tar_of(*members[:2], member("b", tarfile.LNKTYPE, linkname="a"), members[2]))
+    tracemalloc.start()
+    try:
+        assert tars.contents(path, tars.entries(path)) == {b"a": b"new", b"b": b"old"}
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 << 20
+
+
 def test_equal_tars_are_not_read(tmp_path):
     one, other = (bundle(tmp_path / name, *MEMBERS) for name in ("one", "other"))
     for path in tmp_path.glob("*/web.tar.gz"):
@@ -178,6 +237,11 @@ def test_of_disk_images_the_nodes_are_named(tmp_path):
         json.dumps({**NODE, "artifacts": {"../x": {"size": 1, "sha256": "0"}}}),
         json.dumps({**NODE, "artifacts": {"x": {"size": "a", "sha256": "0"}}}),
         json.dumps({**NODE, "artifacts": {}, "packages": [["a", "b", "c", "d"]]}),
+        *(
+            json.dumps({**NODE, "artifacts": {"x": {"size": size, "sha256": "0"}}})
+            for size in (-1, 1.5, "1", float("inf"), True, None)
+        ),
+        "[" * 200_000,
         json.dumps({**NODE, "artifacts": {}, "packages": 1}),
     ],
 )

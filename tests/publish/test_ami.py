@@ -302,7 +302,7 @@ def test_boto3_is_asked_for_when_it_is_missing(bundle: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    "text", [None, "", "{}", '{"node": "web", "artifacts": {}}', '{"node": "web", "artifacts": []}']
+    "text", [None, "", "{}", '{"node": "web", "artifacts": {}}', '{"node": "web", "artifacts": []}', "[" * 200_000]
 )
 def test_what_is_no_bundle_is_refused(tmp_path: Path, amazon: Proxy, text: str | None) -> None:
     if text is not None:

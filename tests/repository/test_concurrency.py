@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from sfvm.errors import RepositoryError
 from sfvm.repository import LockCancelled, Repository
 from sfvm.repository.collection import leased
 
@@ -258,3 +259,13 @@ def test_a_lease_that_ends_while_gc_looks_is_no_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr("sfvm.repository.collection.Lock.take", taken_and_gone)
     assert leased(repository) == set()
+
+
+@pytest.mark.parametrize("content", ["", "[" * 200_000, "{}", "5"])
+def test_a_lease_that_does_not_say_what_it_keeps_is_an_error(tmp_path, monkeypatch, content):
+    repository = Repository(tmp_path / "repository")
+    repository.make()
+    (repository.root / "lock" / "leases" / "1-held").write_text(content)
+    monkeypatch.setattr("sfvm.repository.collection.Lock.take", lambda path: None)
+    with pytest.raises(RepositoryError, match="1-held is damaged"):
+        leased(repository)

@@ -262,6 +262,9 @@ def test_a_manifest_of_before_there_were_downloads(repository, add):
         ({"depth": 3}, "do not fit"),
         ({"steps": [1]}, "malformed"),
         ({"packages": [["a"]]}, "malformed"),
+        *(({name: value}, "a time") for name in ("created", "seconds") for value in (1e300, float("nan"), -1.0)),
+        *(({"steps": [{"title": "a", "key": "b", "seconds": s}]}, "malformed") for s in (float("inf"), 10**400, -1)),
+        ({"facts": {"distribution": 5}}, "a fact"),
         ({"inputs": None}, "wrong type"),
         ({"fetched": {}}, "wrong type"),
         ({"fetched": [1]}, "malformed download"),
@@ -273,6 +276,15 @@ def test_malformed_manifests(repository, add, change, message):
     good = json.loads((repository.nodes / f"{add(repository, 'web')}.json").read_bytes())
     with pytest.raises(ValueError, match=message):
         Manifest.from_json(good | change)
+
+
+@pytest.mark.parametrize(
+    "change", [{"packages": [["\ud800", "1", ""]]}, {"created": float("nan")}, {"seconds": float("inf")}]
+)
+def test_manifests_that_could_not_be_told(repository, add, change):
+    good = json.loads((repository.nodes / f"{add(repository, 'web')}.json").read_bytes())
+    with pytest.raises(ValueError, match=r"."):
+        Manifest.parse(json.dumps(good | change).encode())
 
 
 # Speed
