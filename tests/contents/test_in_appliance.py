@@ -15,13 +15,13 @@ from tests.guests.project import eventually
 
 pytestmark = pytest.mark.vm
 
-COMMON = r"""<run network="no">mkdir -p /srv/moved/deep /srv/turned /root
+COMMON = r"""<run network="no">mkdir -p /srv/moved/deep /srv/turned /srv/private
 for name in /srv/same /srv/written /srv/moved/deep/file /srv/turned/file /srv/gone /srv/mode /etc/shadow \
-  /root/token; do
+  /srv/private/token; do
   echo common >$name
 done
 chmod 640 /etc/shadow
-chmod 700 /root
+chmod 700 /srv/private
 printf 'one\ntwo\nthree\n' >/etc/text
 printf '\0' >/srv/binary
 ln -s one /srv/link
@@ -35,7 +35,7 @@ mknod /srv/device c 1 5
 chown 5:6 /srv/mode
 chmod 4711 /srv/mode
 echo secret >>/etc/shadow
-echo secret >>/root/token
+echo secret >>/srv/private/token
 sed -i s/two/2/ /etc/text
 printf '\1' >/srv/binary
 ln -sf other /srv/link
@@ -98,11 +98,11 @@ def check(found):
     assert {one["path"]: one["differs"] for one in files["changed"]} == {
         "/etc/shadow": ["size", "content"],
         "/etc/text": ["size", "content"],
-        "/root/token": ["size", "content"],
         "/srv/binary": ["content"],
         "/srv/device": ["device"],
         "/srv/link": ["target"],
         "/srv/mode": ["mode", "owner", "group"],
+        "/srv/private/token": ["size", "content"],
         "/srv/same": ["links"],
         "/srv/turned": ["type"],
         "/srv/written": ["size", "links", "content"],
