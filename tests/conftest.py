@@ -1,6 +1,7 @@
 """What tests of several modules share: settings in a temporary directory, and the appliance, built once."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from tests.guests.project import Project
 from tests.guests.project import project as project_of
 from tests.peers.tools import tool
 
+# A process of pytest-xdist ignores Ctrl-C; what our tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis_settings.register_profile("sfvm", deadline=None)  # a slow machine is no failure
 hypothesis_settings.load_profile("sfvm")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import shutil
 import socket
 import sys
 import termios
@@ -27,7 +26,8 @@ def attach(runner: Runner, path: Path, command: str | None, kill: Callable[[], N
     when the user interrupts."""
     if not sys.stdin.isatty():
         return _plain(runner, sys.stdin.read() if command is None else command)
-    size = shutil.get_terminal_size()
+    size = os.get_terminal_size(sys.stdin.fileno())  # that of the terminal, whatever COLUMNS says
+    size = size if size.lines and size.columns else os.terminal_size((80, 24))
     environment = {"TERM": os.environ.get("TERM", "dumb"), "LINES": str(size.lines), "COLUMNS": str(size.columns)}
     job = Command(command or SHELL, shell="/bin/sh", env=environment, network=True)
     with runner.prepared(job) as directory, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

@@ -15,6 +15,7 @@ VERSION, BRANCH = "3.22.1", "v3.22"
 APK = """\
 #!/bin/sh
 # Enough of apk(8) for the spec alpine.
+[ "$1" != --repositories-file ] || shift 2
 [ "$1" = add ] || exit 0
 shift
 for name; do
