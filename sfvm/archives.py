@@ -23,6 +23,8 @@ MAX_MEMBERS = 4_000_000
 """As many as a filesystem of 64 GiB has inodes, as mke2fs makes them."""
 MAX_HEADER = 1 << 20
 """Bytes that tarfile may want at once: of the extended header of one member."""
+MAX_HEADERS = 4 << 20
+"""Bytes of all that comes before the content of one member; a map of holes takes ten times that in memory."""
 SKIP = 1 << 20
 DAMAGE = (
     tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError,
@@ -106,7 +108,12 @@ def members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     :raises Exception: one of :data:`DAMAGE`
     """
     count = 0
-    while (member := archive.next()) is not None:
+    file: Any = archive.fileobj
+    while True:
+        file.headers = MAX_HEADERS
+        if (member := archive.next()) is None:
+            return
+        file.headers = None
         vars(archive)["members"].clear()  # tarfile would keep them all
         count += 1
         if count > MAX_MEMBERS:
@@ -143,7 +150,7 @@ def _require_end(archive: tarfile.TarFile) -> None:
 
 class _Forward:
     """What tarfile needs of a file, of one that is read once; no more than *limit* bytes, and no large part at once.
-    The last block may be read again."""
+    The last block may be read again. *headers* is what may still be read, in bytes, where that is no content."""
 
     def __init__(self, file: IO[bytes], limit: int) -> None:
         self.file = file
@@ -151,10 +158,18 @@ class _Forward:
         self.position = 0
         self.last = b""
         self.again = b""
+        self.headers: int | None = MAX_HEADERS
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= MAX_HEADER:
             raise tarfile.ReadError(f"a header of {size} bytes")
+        if self.headers is not None:
+            self.headers -= size
+            if self.headers < 0:
+                raise tarfile.ReadError(f"headers of more than {MAX_HEADERS} bytes")
+        return self._take(size)
+
+    def _take(self, size: int) -> bytes:
         found, self.again = self.again[:size], self.again[size:]
         while len(found) < size and (block := self.file.read(size - len(found))):
             found += block
@@ -165,7 +180,7 @@ class _Forward:
 
     def seek(self, position: int) -> None:
         self._check(position)
-        while position > self.position and self.read(min(position - self.position, SKIP)):
+        while position > self.position and self._take(min(position - self.position, SKIP)):
             pass
         if (back := self.position - position) > len(self.last):
             raise tarfile.ReadError("it cannot be read from front to end")

@@ -197,6 +197,30 @@ def test_extended_headers_of_extended_headers(tmp_path: Path) -> None:
         check(tmp_path / "a", 1 << 30)
 
 
+@pytest.mark.parametrize("before", [[], [("first", FILE)]], ids=["first", "later"])
+def test_a_map_of_very_many_holes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: list[Member]) -> None:
+    """It lies where content would, and is held in memory. Contents may be of any size, and so may what is between."""
+    monkeypatch.setattr(archives, "MAX_HEADERS", 64 << 10)
+    with tarfile.open(pack(tmp_path / "a", *before), "a") as tar:
+        large = tarfile.TarInfo("large")
+        large.size = 1 << 20
+        tar.addfile(large, io.BytesIO(bytes(large.size)))
+    check(tmp_path / "a", 4 << 20)
+    holes = 40_000
+    with tarfile.open(tmp_path / "b", "w", format=tarfile.PAX_FORMAT) as tar:
+        if before:
+            tar.addfile(large, io.BytesIO(bytes(large.size)))
+        member = tarfile.TarInfo("sparse")
+        content = f"{holes}\n".encode() + b"0\n0\n" * holes
+        content += bytes(-len(content) % 512)
+        member.size = len(content)
+        member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "1"}
+        tar.addfile(member, io.BytesIO(content))
+    with pytest.raises(SpecError) as caught:
+        check(tmp_path / "b", 4 << 20)
+    assert caught.value.why == "headers of more than 65536 bytes"
+
+
 def test_very_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "MAX_MEMBERS", 3)
     check(pack(tmp_path / "a", *((f"{i}", FILE) for i in range(3))))
