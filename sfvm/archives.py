@@ -10,6 +10,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -102,7 +103,7 @@ def located(name: str, links: Mapping[str, str]) -> str | None:
 
 
 def members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Those of an :func:`opened` tar, in order; none is kept.
+    """Those of an :func:`opened` or :func:`indexed` tar, in order; none is kept.
 
     :raises TooLarge: there are more than :data:`MAX_MEMBERS`
     :raises Exception: one of :data:`DAMAGE`
@@ -110,7 +111,7 @@ def members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     count = 0
     file: Any = archive.fileobj
     while True:
-        file.headers = MAX_HEADERS
+        file.begin()
         if (member := archive.next()) is None:
             return
         file.headers = None
@@ -121,6 +122,16 @@ def members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         if member.size < 0:
             raise tarfile.ReadError(f"a member of {member.size} bytes")
         yield member
+
+
+@contextmanager
+def indexed(path: Path) -> Iterator[tarfile.TarFile]:
+    """The uncompressed tar file at *path*, for its :func:`members` and where in it they are: contents are skipped.
+
+    :raises Exception: one of :data:`DAMAGE`
+    """
+    with _Seeking(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        yield archive
 
 
 @contextmanager
@@ -148,9 +159,39 @@ def _require_end(archive: tarfile.TarFile) -> None:
         raise tarfile.ReadError("what follows the last member is no member")
 
 
-class _Forward:
+class _Headers:
+    """What of *headers* may still be read, in bytes, where that is no content (None: it is)."""
+
+    headers: int | None = None
+
+    def begin(self) -> None:
+        self.headers = MAX_HEADERS
+
+    def spend(self, size: int) -> None:
+        """:raises tarfile.ReadError: *size* bytes are too many"""
+        if not 0 <= size <= MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        if self.headers is not None:
+            self.headers -= size
+            if self.headers < 0:
+                raise tarfile.ReadError(f"headers of more than {MAX_HEADERS} bytes")
+
+
+class _Seeking(_Headers, FileIO):
+    """A file of which headers alone are read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.begin()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.spend(-1 if size is None else size)
+        return super().read(size)
+
+
+class _Forward(_Headers):
     """What tarfile needs of a file, of one that is read once; no more than *limit* bytes, and no large part at once.
-    The last block may be read again. *headers* is what may still be read, in bytes, where that is no content."""
+    The last block may be read again."""
 
     def __init__(self, file: IO[bytes], limit: int) -> None:
         self.file = file
@@ -158,15 +199,10 @@ class _Forward:
         self.position = 0
         self.last = b""
         self.again = b""
-        self.headers: int | None = MAX_HEADERS
+        self.begin()
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= MAX_HEADER:
-            raise tarfile.ReadError(f"a header of {size} bytes")
-        if self.headers is not None:
-            self.headers -= size
-            if self.headers < 0:
-                raise tarfile.ReadError(f"headers of more than {MAX_HEADERS} bytes")
+        self.spend(size)
         return self._take(size)
 
     def _take(self, size: int) -> bytes:

@@ -22,6 +22,7 @@ from sfvm.verbs import JSON, Attached, Host
 NAMES = r"[A-Za-z0-9][A-Za-z0-9.+_:/=~-]*"
 """Of suites, components and packages: none looks like an option or makes two of the lists on a command line."""
 HTTPS = r"https://[A-Za-z0-9.-]+(:443)?(/|$)"
+"""How a mirror begins that can be told otherwise for a while: nothing for a shell or sed in it."""
 MERGED_USR = "/usr/share/mmdebstrap/hooks/maybe-merged-usr"
 """mmdebstrap's own hooks; they do nothing for suites that have no usr-is-merged."""
 

@@ -140,6 +140,7 @@ def _text(node: str, entries: Paths, name: str) -> bytes | None:
             f"/{name} is too large to be looked at",
             node=node,
             why=f"it has {entries[place].size} bytes; {READ >> 20} MiB are more than such a file needs",
+            hint=f"sfvm run {node} -- head -c 4096 /{name}",
         )
     return place
 

@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from sfvm import safejson
+
 BLOCK = 1 << 20
 MAX_AGE = 30 * 86400.0
 """Seconds after which what nobody has used is garbage."""
@@ -56,7 +58,7 @@ class Store:
         """What *url* had the last time, its bytes compared with their digest; None when that is unknown."""
         place = self._url(url)
         try:
-            entry = Entry(**json.loads(place.read_bytes()))
+            entry = Entry(**safejson.loads(place.read_bytes()))
             if not re.fullmatch(r"[0-9a-f]{64}", entry.sha256):
                 raise ValueError
         except (OSError, ValueError, TypeError):

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 
 from sfvm.document import Element
 from sfvm.errors import SpecError, StepError
-from sfvm.managers.manager import OPEN, Addition, Manager, Source
+from sfvm.managers.manager import Addition, Manager, Source, in_the_open
 
 REPOSITORIES = "/etc/apk/repositories"
 OURS = "/run/sfvm/repositories"
 APK = f"apk --repositories-file {OURS}"
-COPIED = f"mkdir -p /run/sfvm\nsed -E '{OPEN}' {REPOSITORIES} >{OURS}"
-"""A script: what the guest has, with https written so that what is fetched passes the proxy in the open."""
+COPIED = in_the_open(REPOSITORIES, "/run/sfvm")
 
 
 def _add(source: Source, keys: Sequence[str]) -> Addition:

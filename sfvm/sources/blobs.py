@@ -12,17 +12,16 @@ import re
 import shutil
 import stat
 import subprocess
-import tarfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from io import BufferedReader, BytesIO, FileIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from sfvm import safejson
-from sfvm.archives import DAMAGE, MAX_HEADER, TooLarge
+from sfvm.archives import DAMAGE, TooLarge, indexed, members
 from sfvm.downloads.policy import Refused
 from sfvm.downloads.upstream import Target, addresses, proxy_of
 from sfvm.errors import SfvmError
@@ -201,15 +200,11 @@ class Packed:
         self.places: dict[str, tuple[int, int]] = {}
         """The first byte and the size of what an image may need."""
         try:
-            with _Headers(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-                while (member := archive.next()) is not None:
-                    vars(archive)["members"].clear()  # tarfile would keep them all
-                    file.taken = 0
-                    if member.size < 0:
-                        raise tarfile.ReadError("a member of negative size")
+            with indexed(path) as archive:
+                for member in members(archive):
                     if (name := PACKED.fullmatch(member.name)) and member.isreg() and not member.issparse():
                         self.places[name[1]] = member.offset_data, member.size
-        except DAMAGE as error:
+        except (*DAMAGE, TooLarge) as error:
             raise Wrong(f"it is no plain tar ({error})") from None
 
     def index(self) -> dict[str, Any]:
@@ -240,19 +235,6 @@ class Packed:
         with self.path.open("rb") as file:
             file.seek(place)
             yield file, size
-
-
-class _Headers(FileIO):
-    """A tar of which headers alone are read: of one member, before *taken* is made 0 again, no more than
-    :data:`MAX_HEADER` bytes."""
-
-    taken = 0
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self.taken += MAX_HEADER + 1 if size is None or size < 0 else size
-        if self.taken > MAX_HEADER:
-            raise tarfile.ReadError("a header is too large")
-        return super().read(size)
 
 
 def _compare(file: BufferedReader, descriptor: Descriptor) -> None:

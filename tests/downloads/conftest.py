@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from sfvm.downloads.store import Store
+from sfvm.downloads.store import Draft, Store
 from tests.downloads.servers import Client, Mirror, Network, serving
 
 
@@ -28,6 +30,28 @@ def nothing_between(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "downloads")
+
+
+@dataclass
+class Writing:
+    """The first block that is written to the store: it has *arrived*, and is written when *goes_on* is set."""
+
+    arrived: threading.Event = field(default_factory=threading.Event)
+    goes_on: threading.Event = field(default_factory=threading.Event)
+
+
+@pytest.fixture
+def writing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Writing]:
+    held, write = Writing(), Draft.write
+
+    def wait(draft: Draft, data: bytes) -> bool:
+        held.arrived.set()
+        assert held.goes_on.wait(30)
+        return write(draft, data)
+
+    monkeypatch.setattr(Draft, "write", wait)
+    yield held
+    held.goes_on.set()
 
 
 @pytest.fixture

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
 import ssl
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,9 +16,10 @@ import pytest
 
 from sfvm.downloads.fetched import Fetched, distinct
 from sfvm.downloads.policy import Policy
-from sfvm.downloads.store import Draft, Store
+from sfvm.downloads.store import Store
 from sfvm.downloads.transfer import Transfers
-from sfvm.downloads.upstream import Target
+from sfvm.downloads.upstream import Line, Pool, Target
+from tests.downloads.conftest import Writing
 from tests.downloads.servers import Client, Mirror, Network, serving
 from tests.downloads.test_transfer import CONTENT, PACKAGE, SHA256, named
 
@@ -108,30 +109,43 @@ def test_a_tunnel_with_a_lock(secure: Mirror, network: Network) -> None:
     assert network.client(replace(named(secure), locked={})).status(secure.place, "CONNECT") == 403
 
 
+def waiting(used: socket.socket | None, size: int) -> None:
+    """Until so many bytes, as they came, are in the socket."""
+    assert used is not None
+    while len(socket.socket.recv(used, size, socket.MSG_PEEK)) < size:
+        time.sleep(0.01)
+
+
+def test_nothing_but_the_body_is_read_when_the_line_is_cut(
+    secure: Mirror, authority: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority[0]))
+    body, line, pool = bytes(100_000), Line(), Pool()
+    answer = pool.ask("GET", Target.parse(secure.serve(PACKAGE, body), over(secure)), {}, over(secure), line)
+    blocks = answer.blocks()
+    found = next(blocks)
+    waiting(line._socket, 50_000)
+    line.cut()
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        for block in blocks:
+            found += block
+    answer.close()
+    pool.close()
+    assert body.startswith(found)
+
+
 def test_what_is_given_up_is_never_kept_with_ciphertext_in_it(
-    secure: Mirror, store: Store, authority: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    secure: Mirror, store: Store, authority: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, writing: Writing
 ) -> None:
     """While a block is written, records wait in the socket: as many as the body has bytes, and more."""
     monkeypatch.setenv("SSL_CERT_FILE", str(authority[0]))
-    writing, goes_on = threading.Event(), threading.Event()
-    write = Draft.write
-
-    def held(self: Draft, data: bytes) -> bool:
-        writing.set()
-        assert goes_on.wait(30)
-        return write(self, data)
-
-    monkeypatch.setattr(Draft, "write", held)
     body = bytes(100_000)
     target = Target.parse(secure.serve(PACKAGE, body), over(secure))
     transfers = Transfers(store)
     with transfers.follow(target, over(secure), {}) as reader:
-        assert writing.wait(30)
-        used = reader.transfer._line._socket
-        assert used is not None
-        while len(socket.socket.recv(used, len(body), socket.MSG_PEEK)) < len(body) - 16384:  # all but one record
-            time.sleep(0.01)
-    goes_on.set()
+        assert writing.arrived.wait(30)
+        waiting(reader.transfer._line._socket, len(body) - 16384)  # all but one record
+    writing.goes_on.set()
     transfers.close()
     with store.open(target.url) as known:
         assert known is None or known[1].read() == body

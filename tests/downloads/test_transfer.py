@@ -13,9 +13,10 @@ import pytest
 
 from sfvm.downloads import upstream
 from sfvm.downloads.policy import Policy
-from sfvm.downloads.store import Draft, Store
+from sfvm.downloads.store import Store
 from sfvm.downloads.transfer import MAX_RESUMES, Transfers
 from sfvm.downloads.upstream import MAX_REDIRECTS, Target
+from tests.downloads.conftest import Writing
 from tests.downloads.servers import Client, Mirror, Network, serving
 
 CONTENT = bytes(range(256)) * 20_000
@@ -88,26 +89,15 @@ def test_what_nobody_wants_is_given_up(mirror: Mirror, client: Client, store: St
     assert not store.urls.exists()
 
 
-def test_what_has_no_length_and_is_given_up_is_not_kept(
-    mirror: Mirror, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_has_no_length_and_is_given_up_is_not_kept(mirror: Mirror, store: Store, writing: Writing) -> None:
     """Nothing but the end of the connection says that it is whole."""
-    arrived, goes_on = threading.Event(), threading.Event()
-    write = Draft.write
-
-    def held(self: Draft, data: bytes) -> bool:
-        arrived.set()
-        assert goes_on.wait(30)
-        return write(self, data)
-
-    monkeypatch.setattr(Draft, "write", held)
     target = Target.parse(mirror.serve(PACKAGE, CONTENT, Connection="close"), named(mirror))
     mirror.lengths = False
     mirror.gates[PACKAGE] = threading.Event()
     transfers = Transfers(store)
     with transfers.follow(target, named(mirror), {}):
-        assert arrived.wait(30)
-    goes_on.set()
+        assert writing.arrived.wait(30)
+    writing.goes_on.set()
     transfers.close()
     mirror.gates[PACKAGE].set()
     with store.open(target.url) as known:
