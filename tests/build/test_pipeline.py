@@ -74,7 +74,7 @@ def resumed(project):
 
 
 def test_killed_nothing_that_was_done_is_done_again(project, gate):
-    project.killed = True
+    project.kills()
     running = while_trunk_is_sealed(project, gate)
     os.kill(running.process.pid, signal.SIGKILL)
     running.end()

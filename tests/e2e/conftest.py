@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.guests.project import Project
+from tests.guests.project import Project, shared
 from tests.guests.project import project as project_of
 
 SPECS = Path(__file__).parent / "specs"
@@ -21,10 +21,7 @@ BOOT_SECONDS = 900.0
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with our Debian, and ``marked``, a node on it. Whoever comes first builds it; the others wait."""
-    base = tmp_path_factory.getbasetemp()
-    home = (
-        base.parent if base.name.startswith("popen-") else base
-    ) / "debian"  # pytest-xdist's processes have their own
+    home = shared(tmp_path_factory.getbasetemp() / "any") / "debian"
     with FileLock(f"{home}.lock"):
         if not (home / "built").exists():
             shutil.rmtree(home, ignore_errors=True)  # somebody else has failed

@@ -31,7 +31,7 @@ def kill(project, running, victim, moment):
 def test_twenty_kills(project):
     """Each build is killed at an instant of the time that an undisturbed one takes, sfvm and QEMU in turn. A build that
     comes to its end all the same is begun anew with another param, which concerns the whole tree."""
-    project.killed = True
+    project.kills()
     print(f"SFVM_TEST_SEED={SEED}")
     chance = random.Random(SEED)
     began = time.monotonic()

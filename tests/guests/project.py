@@ -22,6 +22,9 @@ SPECS = Path(__file__).parent / "specs"
 DAEMONS = ("libvirtd", "virtqemud", "virtlogd", "dbus-daemon")
 """What a libvirt session starts, keeps for a while, and ends by itself."""
 
+AGES = 24 * 3600.0
+"""Seconds: longer than any test run."""
+
 
 @dataclass(frozen=True)
 class Done:
@@ -99,7 +102,7 @@ class Project:
     home: Path
     temporary: Path
     killed: bool = False
-    """The test kills sfvm: nobody is left to remove libguestfs's own sockets in /tmp; a launch a minute later does."""
+    """Set by :meth:`kills`."""
 
     @property
     def specs(self) -> Path:
@@ -225,6 +228,13 @@ class Project:
         """Our QEMU processes."""
         return [number for number, command in self.processes().items() if "qemu-system" in command.split(" ")[0]]
 
+    def kills(self) -> None:
+        """The test kills sfvm from now on: nobody is left to remove libguestfs's own sockets in /tmp, where tests
+        beside this one look too; a launch a minute later does."""
+        self.killed = True
+        _marker(self.home).touch()
+        os.utime(_marker(self.home), (time.time() + AGES, time.time() + AGES))
+
     def leftovers(self) -> list[str]:
         """Processes, sockets and files that are there though nothing of ours should run."""
         eventually(lambda: not self.processes())
@@ -249,19 +259,42 @@ def project(home: Path, seed: Path | None = None) -> Iterator[Project]:
             yield made
             left = made.leftovers()
             if not made.killed:
-                left += _unused(set(Path("/tmp").glob("libguestfs*")) - sockets)
+                left += unused(set(Path("/tmp").glob("libguestfs*")) - sockets, shared(home))
             assert not left, f"left behind: {left}"
         finally:
             for number in made.processes():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(number, signal.SIGKILL)
+            if made.killed:
+                _marker(home).touch()
 
 
-def _unused(directories: set[Path]) -> list[str]:
-    """Those that stay though no process uses them. Tests beside this one have their own, and remove them in time."""
+def shared(path: Path) -> Path:
+    """The directory of the test run that *path* is in. The processes of pytest-xdist have one each, within it."""
+    worker = next((parent for parent in path.parents if parent.name.startswith("popen-")), None)
+    return path.parent if worker is None else worker.parent
+
+
+def _marker(home: Path) -> Path:
+    """A file whose time of modification says until when a project that kills did: far ahead while it goes on."""
+    return shared(home) / f"kills-{os.getpid()}-{home.parent.name}"
+
+
+def unused(directories: set[Path], run: Path) -> list[str]:
+    """Those that stay though no process uses them. Tests beside this one, in the directory *run*, have their own, and
+    remove them in time, unless they kill: what is older than the last kill may be of the killed."""
+
+    def orphaned(path: Path) -> bool:
+        made = path.stat().st_mtime
+        return any(made <= marker.stat().st_mtime for marker in run.glob("kills-*"))
 
     def look() -> list[str]:
-        return [str(path) for path in directories if path.exists() and not _used(path)]
+        found = []
+        for path in directories:
+            with contextlib.suppress(FileNotFoundError):  # gone meanwhile
+                if not orphaned(path) and not _used(path):
+                    found.append(str(path))
+        return found
 
     eventually(lambda: not look())
     return look()
