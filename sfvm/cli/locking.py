@@ -86,6 +86,7 @@ def _path(library: Library, name: str, directory: Path | None) -> Path:
     help="Where lock files go. [beside the specs; the current directory for shipped ones]",
 )
 @param_option
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
 @network_options
 @progress_options
 @pass_options
@@ -94,6 +95,7 @@ def lock(
     nodes: tuple[str, ...],
     output: Path | None,
     arguments: dict[str, str],
+    as_json: bool,
     allow_hosts: tuple[str, ...],
     log: str,
     events: Path | None,
@@ -122,19 +124,24 @@ def lock(
     chains = tuple(found.values())
     _build(options, chains, names, arguments, allow_hosts, begun, log=log, events=events, profile=profile)
     plain = {node.name: node for node in tree.resolve(library, names, arguments)}
+    written: list[dict[str, str | int]] = []
     for name in names:
         chain = plain[name].chain
         made = make(chain, {node.name: repository.manifest(found[node.name].key) for node in chain})
         path = _path(library, name, output)
         write(made, path)
         _keep(repository.root, name, path, made)
+        packages = sum(len(section.packages) for section in made.sections)
+        files = sum(len(section.files) for section in made.sections)
+        written.append({"node": name, "path": str(path), "nodes": len(chain), "packages": packages, "files": files})
         if not options.quiet:
-            packages = sum(len(section.packages) for section in made.sections)
-            files = sum(len(section.files) for section in made.sections)
             click.echo(
                 f"{plural(len(chain), 'node')}, {plural(packages, 'package')}, {plural(files, 'other file')}", err=True
             )
-        click.echo(str(path))
+        if not as_json:
+            click.echo(str(path))
+    if as_json:
+        write_json(written)
 
 
 @click.command(cls=Command)

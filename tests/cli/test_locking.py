@@ -53,6 +53,14 @@ def test_a_lock_of_what_is_built(world, repository):
     assert "lock" not in " ".join(states(world)), "a lock file is no spec"
 
 
+def test_a_lock_told_to_a_program(world):
+    world.put("leaf", FETCHED)
+    path = f"{world.specs}/leaf.lock.xml"
+    assert json.loads(world.run("lock", "leaf", "--json", "--quiet").stdout) == [
+        {"node": "leaf", "path": path, "nodes": 3, "packages": 2, "files": 1}
+    ]
+
+
 def test_all_locks_of_a_name_keep_what_they_name(world, repository):
     """One for each of two specs that differ, written elsewhere."""
     world.put("leaf", FETCHED)
