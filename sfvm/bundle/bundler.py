@@ -312,6 +312,7 @@ class _Group:
             identity=identity(manifest.key),
             epoch=epoch(manifest),
             machine=functools.partial(_in_machine, name, made.overlay, replace(shop, stop=stop)),
+            capacity=manifest.disk,
         )
         for verb in recipe.outputs:
             progress(verb.title(), None)

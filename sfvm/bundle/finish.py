@@ -30,14 +30,14 @@ from sfvm.bundle.finished import (
     part_file,
 )
 from sfvm.bundle.stage import Unfit
-from sfvm.bundle.sysprep import crypttab, fstab, sysprep
-from sfvm.bundle.workshop import Workshop, epoch, identity, kernel_of, overlay_of
+from sfvm.bundle.sysprep import crypttab, fstab
+from sfvm.bundle.workshop import Workshop, epoch, identity, kernel_of, overlay_of, prepare
 from sfvm.errors import BundleError
 from sfvm.events import Notice
 from sfvm.guest import Command, Guest
 from sfvm.repository import Manifest
 
-VERSION = 5
+VERSION = 6
 """Raised when finishing makes something else: what was kept before is made anew."""
 WORK = "/run/sfvm/bundle"
 """Where the appliance works, in its own memory."""
@@ -113,9 +113,8 @@ class _Finishing:
                 appliance.secret(f"{SECRETS}/{secret}", self.shop.secrets[secret].value)
             if not root.made:
                 _rename(appliance, self.manifest.filesystem, root.uuid)
-            appliance.mount()
+            prepare(appliance, self.manifest)
             guest = appliance.guest
-            sysprep(guest)
             entries = names.entries()
             for _, point, *_ in entries[1:]:
                 if point.startswith("/"):

@@ -61,7 +61,7 @@ class Recipe:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What is to be made of the node beside the disk or the archive: ``kernel``, ``layers``."""
+        """What is to be made of the node beside a disk: ``kernel``, ``archive``, ``layers``."""
         own = {"kernel"} if any(required.of_kernel for required in self.requires) else set()
         return frozenset(own.union(*(getattr(output, "needs", ()) for output in self.outputs)))
 

@@ -65,19 +65,35 @@ with the same change time (inode(7))."""
 def tar_script(device: str, latest: int) -> str:
     """Archives /sysroot to *device*, and prints how many bytes that took. What sysprep has changed gets the time
     *latest*: equal trees, equal bytes."""
-    return (
-        f"{PRELUDE}{TAR}--directory=/sysroot --sort=name --one-file-system --exclude=./lost+found "
-        f"--mtime=@{latest} --clamp-mtime . "
-        f"| tee {device} | wc -c\n"
-        f"sync {device}"  # an error of writing comes to light here
-    )
+    return f"""{_prelude(device)}
+archive 0 --directory=/sysroot --sort=name --one-file-system --exclude=./lost+found --mtime=@{latest} --clamp-mtime .
+sync {device}"""
+
+
+def _prelude(target: str) -> str:
+    """Defines ``archive POSITION OPTION…``: a tar, as the options say, written to the block device *target* from that
+    byte on; prints how many bytes that took.
+
+    They go past the page cache: what ends within a page, as a record of tar (10 KiB) does, makes the kernel read that
+    page before it writes, and emulated, that takes ten times as long as all else. Positions are multiples of a sector,
+    as the sizes of tars are."""
+    return f"""{PRELUDE}
+mkdir -p {WORK}
+archive() {{
+  from=$1
+  shift
+  {TAR}--totals "$@" 2>{WORK}/messages |
+    dd of={target} bs=1M iflag=fullblock oflag=direct,seek_bytes seek=$from conv=notrunc status=none ||
+    {{ cat {WORK}/messages >&2; return 1; }}
+  sed '/^Total bytes written: /d' {WORK}/messages >&2
+  sed -n 's/^Total bytes written: \\([0-9]*\\).*/\\1/p' {WORK}/messages
+}}"""
 
 
 def chain_script(devices: Sequence[str], filesystem: str, target: str) -> str:
     """Layers of the filesystems on *devices*, each a child of the one before, one after the other to *target*; prints
     the bytes of each. They are mounted one at a time: they have the same UUID."""
-    return f"""{_prelude(target, hide_identity=True)}
-rm -rf {WORK}
+    return f"""{_layers(target, hide_identity=True)}
 mkdir -p {WORK}/root
 : >{WORK}/before
 position=0
@@ -91,13 +107,13 @@ sync {target}"""
 
 def last_layer_script(target: str, position: int, latest: int) -> str:
     """The layer of what was changed in /sysroot since, after the first *position* bytes of *target*."""
-    return f"""{_prelude(target, hide_identity=False)}
+    return f"""{_layers(target, hide_identity=False)}
 position={position}
 layer /sysroot --mtime=@{latest} --clamp-mtime
 sync {target}"""
 
 
-def _prelude(target: str, *, hide_identity: bool) -> str:
+def _layers(target: str, *, hide_identity: bool) -> str:
     """Defines ``layer ROOT [OPTION…]``. What sysprep removes is in no layer, not even below another; the identity that
     it empties is in the last one."""
     hidden = [
@@ -107,7 +123,7 @@ def _prelude(target: str, *, hide_identity: bool) -> str:
     hidden += ["/etc/machine-id"] if hide_identity else []
     paths = ["./lost+found", *(f"./{name}/*" for name in EMPTY), *(f".{path}" for path in hidden)]
     left_out = " -o ".join(f"-path {shlex.quote(path)}" for path in paths)
-    return f"""{PRELUDE}
+    return f"""{_prelude(target)}
 layer() {{
   root=$1
   shift
@@ -115,11 +131,8 @@ layer() {{
   rm -rf {WORK}/whiteouts
   mkdir {WORK}/whiteouts
   perl -e {shlex.quote(CHANGES)} {WORK}/before {WORK}/after {WORK}/changed {WORK}/gone {WORK}/whiteouts
-  {TAR}--no-recursion --totals "$@" --directory="$root" --null --files-from={WORK}/changed \\
-    --directory={WORK}/whiteouts --files-from={WORK}/gone 2>{WORK}/messages |
-    dd of={target} bs=1M iflag=fullblock oflag=seek_bytes seek=$position conv=notrunc status=none ||
-    {{ cat {WORK}/messages >&2; return 1; }}
-  count=$(sed -n 's/^Total bytes written: \\([0-9]*\\).*/\\1/p' {WORK}/messages)
+  count=$(archive $position "$@" --no-recursion --directory="$root" --null --files-from={WORK}/changed \\
+    --directory={WORK}/whiteouts --files-from={WORK}/gone)
   echo $count
   position=$((position + count))
   mv {WORK}/after {WORK}/before

@@ -36,13 +36,13 @@ class Machine(Protocol):
 @dataclass(frozen=True)
 class Stage:
     """What the verbs of a format work with: the bundle's *directory*, and what was made of the node for it: the *disk*
-    (for a format with a layout), the uncompressed tar *archive* (for one without), and where they
-    are needed (:attr:`Output.needs`) its newest kernel *vmlinuz* and *initrd*, and the tars of its *layers*, from the
-    root of the tree on. All are shared between formats: read them, or :meth:`keep` them. *progress* gets 0 to 1, and
-    raises when the bundle is given up, which *stop* says too. *facts* is what templates may say: the bundle's manifest
-    without its artifacts. *identity* is the same for every bundle of the node: identifiers are made from it
-    (:meth:`uuid`), and *epoch* is its time, in seconds. *made* are the artifacts so far, *known* the digests of some of
-    them by (name, algorithm). *machine* runs a script in a helper VM."""
+    (for a format with a layout), and where they are needed (:attr:`Output.needs`) the uncompressed tar *archive* (for
+    one without), its newest kernel *vmlinuz* and *initrd*, and the tars of its *layers*, from the root of the tree on.
+    All are shared between formats: read them, or :meth:`keep` them. *progress* gets 0 to 1, and raises when the bundle
+    is given up, which *stop* says too. *facts* is what templates may say: the bundle's manifest without its artifacts.
+    *identity* is the same for every bundle of the node: identifiers are made from it (:meth:`uuid`), and *epoch* is its
+    time, in seconds. *made* are the artifacts so far, *known* the digests of some of them by (name, algorithm).
+    *machine* runs a script in a helper VM; the node's filesystem could hold *capacity* bytes."""
 
     directory: Path
     disk: Disk | None
@@ -58,6 +58,7 @@ class Stage:
     identity: uuid.UUID = NIL
     epoch: int = 0
     machine: Machine | None = None
+    capacity: int = 0
 
     def raw(self, place: Place) -> Path:
         """The disk as a raw, sparse file; it is shared: read it only.
@@ -73,9 +74,14 @@ class Stage:
 
         :raises BundleError: the format has a layout, so there is a disk instead; *place* is the verb's
         """
-        if self.archive is None:
-            raise BundleError("this verb goes without a layout", place=place, hint="remove the <layout> of the format")
+        self.require_files(place)
+        assert self.archive is not None  # the verb has said that it needs it
         return self.archive
+
+    def require_files(self, place: Place) -> None:
+        """:raises BundleError: the format has a layout, so there is a disk instead of files; *place* is the verb's"""
+        if self.disk is not None:
+            raise BundleError("this verb goes without a layout", place=place, hint="remove the <layout> of the format")
 
     def uuid(self, purpose: str) -> uuid.UUID:
         """An identifier for *purpose*: another for every purpose and node, the same for every bundle of it."""
@@ -131,7 +137,7 @@ class Stage:
 @runtime_checkable
 class Output(Verb, Protocol):
     """A bundle verb that makes artifacts. A class may say in ``needs`` what must be made of the node for it: some of
-    ``kernel``, ``layers``; the disk or the archive is there anyway."""
+    ``kernel``, and, in a format without a layout, ``archive``, ``layers``."""
 
     def make(self, stage: Stage) -> None:
         """Make it in the stage's directory."""

@@ -16,6 +16,7 @@ from sfvm.bundle import kernel as kernels
 from sfvm.bundle.disk import grub
 from sfvm.bundle.finished import INITRD, VMLINUZ
 from sfvm.bundle.secrets import Secret
+from sfvm.bundle.sysprep import sysprep
 from sfvm.cancellation import Cancellation
 from sfvm.config import Settings, source_date_epoch
 from sfvm.errors import BundleError
@@ -27,6 +28,8 @@ ERASABLE = "cluster_size=128k,extended_l2=on"
 """How the file is made in which freed blocks become zero: with subclusters of 4 KiB, a file system's blocks, so that
 nothing stays of files that are gone (keys, seeds), not even where a cluster of the node also holds files that stay.
 Clusters of 4 KiB do that too, and have sixteen times the metadata."""
+LAST_CLOCK = 1 << 32
+"""A time (2106) that Linux takes for its clock; after 2232 it takes none."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,18 @@ def identity(key: str) -> uuid.UUID:
 def epoch(manifest: Manifest) -> int:
     """The time that artifacts tell: ``$SOURCE_DATE_EPOCH`` (reproducible-builds.org), else that of the node's build."""
     return source_date_epoch(manifest.created)
+
+
+def prepare(appliance: Appliance, manifest: Manifest) -> None:
+    """Mount the node's filesystem, and take from it what no two machines may share.
+
+    The appliance's clock may be seconds behind ours. It is set past :func:`epoch`, so that whatever is changed from now
+    on is later: that is how archives and filesystems give it the node's own time.
+    """
+    appliance.mount()
+    latest = min(epoch(manifest) + 1, LAST_CLOCK)
+    appliance.run(f"[ $(date +%s) -ge {latest} ] || date --set=@{latest} >/dev/null")
+    sysprep(appliance.guest)
 
 
 def overlay_of(path: Path, backing: Path, *, relative: bool = False) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from sfvm.bundle.stage import Stage
 from sfvm.bundle.sysprep import fstab
 from sfvm.document import Element
 from sfvm.errors import BundleError, Place, SpecError
+from sfvm.verbs import registry
 
 PLACE = Place(Path("format.xml"), 1)
 CONTENT = b"content" * 1000 + bytes(512 * 1000 - 7000)
@@ -40,7 +42,13 @@ def stage(tmp_path: Path) -> Stage:
     for name in ("disk", "tree"):
         (tmp_path / name).write_bytes(CONTENT)
     facts = {"name": "web", "settings": {"memory": "512"}}
-    return Stage(tmp_path / "out", Disk(tmp_path / "disk"), tmp_path / "tree", lambda fraction: None, facts, epoch=7)
+    return Stage(tmp_path / "out", Disk(tmp_path / "disk"), None, lambda fraction: None, facts, epoch=7)
+
+
+@pytest.fixture
+def files(stage: Stage, tmp_path: Path) -> Stage:
+    """The same for a format without a layout."""
+    return replace(stage, disk=None, archive=tmp_path / "tree")
 
 
 def test_checksums_are_what_sha256sum_checks(stage: Stage, tmp_path: Path) -> None:
@@ -93,17 +101,24 @@ def test_an_artifact_stays_in_its_bundle(stage: Stage, tmp_path: Path, name: str
 @pytest.mark.parametrize(
     ("compression", "tool"), [("none", "cat"), ("gzip", "gzip -dc"), ("xz", "xz -dc"), ("zstd", "zstd -dc")]
 )
-def test_compressed_archives_are_read_by_others(stage: Stage, tmp_path: Path, compression: str, tool: str) -> None:
-    Tar.parse(element(tmp_path, f'<tar as="a" compression="{compression}"/>')).make(stage)
-    with (stage.directory / "a").open("rb") as file:
+def test_compressed_archives_are_read_by_others(files: Stage, tmp_path: Path, compression: str, tool: str) -> None:
+    Tar.parse(element(tmp_path, f'<tar as="a" compression="{compression}"/>')).make(files)
+    with (files.directory / "a").open("rb") as file:
         assert subprocess.run(tool.split(), stdin=file, capture_output=True, check=True).stdout == CONTENT
 
 
-def test_what_our_own_code_writes_is_not_read_again(stage: Stage, tmp_path: Path) -> None:
-    Tar.parse(element(tmp_path, '<tar as="a.gz" compression="gzip"/>')).make(stage)
-    written = (stage.directory / "a.gz").read_bytes()
-    (stage.directory / "a.gz").write_bytes(b"")  # whoever read it now would tell of this
-    assert stage.digest("a.gz") == hashlib.sha256(written).hexdigest()
+@pytest.mark.parametrize("name", ["cpio", "erofs", "oci", "squashfs", "tar"])
+def test_what_is_made_of_files_goes_without_a_layout(stage: Stage, tmp_path: Path, name: str) -> None:
+    with pytest.raises(BundleError, match="goes without a layout"):
+        registry("bundle")[name].parse(element(tmp_path, f'<{name} as="a"/>')).make(stage)
+    assert list(stage.directory.iterdir()) == []
+
+
+def test_what_our_own_code_writes_is_not_read_again(files: Stage, tmp_path: Path) -> None:
+    Tar.parse(element(tmp_path, '<tar as="a.gz" compression="gzip"/>')).make(files)
+    written = (files.directory / "a.gz").read_bytes()
+    (files.directory / "a.gz").write_bytes(b"")  # whoever read it now would tell of this
+    assert files.digest("a.gz") == hashlib.sha256(written).hexdigest()
 
 
 def test_an_artifact_is_read_once_for_all_that_tell_of_it(stage: Stage, tmp_path: Path) -> None:

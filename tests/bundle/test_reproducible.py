@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,14 @@ def test_a_node_bundled_twice_is_byte_identical(project: Project) -> None:
     one, two = (artifacts(project.home / where) for where in ("one", "two"))
     assert one.keys() == two.keys()
     assert [name for name in one if one[name] != two[name]] == []
+
+
+def test_archives_are_equal_though_clocks_are_late(project: Project) -> None:
+    """What bundling changes gets the node's time, whatever the helper VM's clock says."""
+    project.write("machine", "busybox", f'<file path="/etc/machine-id">{"0123456789abcdef" * 2}\n</file>')
+    project.sfvm("build", "machine")
+    tomorrow = str(int(time.time()) + 86400)
+    for where in ("one", "two"):
+        project.sfvm("bundle", "machine", "oci", "tar", "--output", where, environment={"SOURCE_DATE_EPOCH": tomorrow})
+    one, two = (artifacts(project.home / where) for where in ("one", "two"))
+    assert one == two

@@ -76,6 +76,7 @@ class Cpio:
 
     element: ClassVar[str] = "cpio"
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("archive",)
     schema: ClassVar[str] = """
     <element name="cpio">
       <attribute name="as"><ref name="string"/></attribute>

@@ -58,7 +58,8 @@ class Erofs:
 
         :raises BundleError: mkfs.erofs fails
         """
-        most = stage.tree(self.place).stat().st_size + MARGIN
+        stage.require_files(self.place)
+        most = 2 * stage.capacity + MARGIN
         target = stage.new(self.name, self.place)
         assert stage.machine is not None
         with target.open("xb") as file:

@@ -62,7 +62,7 @@ class Oci:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ("layers",) if self.layers == "each" else ()
+        return ("layers" if self.layers == "each" else "archive",)
 
     def title(self) -> str:
         return f"oci {self.compression}"
@@ -75,9 +75,9 @@ class Oci:
 
         :raises BundleError: the format has a layout
         """
-        archive = stage.tree(self.place)
+        stage.require_files(self.place)
         target = stage.new(self.name, self.place)
-        sources = stage.layers or (archive,)
+        sources = stage.layers if self.layers == "each" else (stage.tree(self.place),)
         layers, steps = [], len(sources) + 1
         for number, source in enumerate(sources):
             part = functools.partial(_part, stage.progress, number, steps)

@@ -32,6 +32,7 @@ class Squashfs:
 
     element: ClassVar[str] = "squashfs"
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("archive",)
     schema: ClassVar[str] = """
     <element name="squashfs">
       <attribute name="as"><ref name="string"/></attribute>

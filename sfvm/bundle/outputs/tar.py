@@ -35,6 +35,7 @@ class Tar:
 
     element: ClassVar[str] = "tar"
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("archive",)
     schema: ClassVar[str] = """
     <element name="tar">
       <attribute name="as"><ref name="string"/></attribute>
