@@ -56,7 +56,7 @@ class Shape:
     guest's programs are compiled for."""
 
     memory: int = 1024
-    cpus: int = 2
+    cpus: int = 1
     network: bool = True
     baseline: str = V2
 

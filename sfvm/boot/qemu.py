@@ -175,10 +175,11 @@ def command(
 
 
 def _machine(memory: int, profile: Profile) -> tuple[str, ...]:
-    """QEMU and a machine without disks and network."""
+    """QEMU and a machine without disks and network. It has one CPU: emulated, guests of two that share this machine's
+    wait for each other, and boot later."""
     return (
         "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-vga", "std",
-        "-machine", f"q35,accel={profile.name}", "-cpu", profile.cpu() or "max", "-smp", "2", "-m", str(memory),
+        "-machine", f"q35,accel={profile.name}", "-cpu", profile.cpu() or "max", "-smp", "1", "-m", str(memory),
         "-serial", "stdio",
         "-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng",
     )  # fmt: skip

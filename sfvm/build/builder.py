@@ -101,12 +101,12 @@ def _run(
         first = chain[0]
         return Job(first.name, first.parent.key if first.parent else None, functools.partial(work, chain))
 
-    def work(chain: Chain, stop: Cancellation) -> None:
+    def work(chain: Chain, stop: Cancellation, at_once: int) -> None:
         builder = ChainBuilder(
             chain,
             repository,
             image,
-            replace(settings, cpus=settings.cpus_each(schedule.at_once)),
+            replace(settings, cpus=settings.cpus_each(at_once)),
             listener,
             sealed=schedule.sealed,
             stop=stop,

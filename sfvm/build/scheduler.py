@@ -21,12 +21,12 @@ from sfvm.events import Listener, Notice
 @dataclass(frozen=True, eq=False)
 class Job:
     """Something that takes an appliance: *run* is called in a thread of its own, once the node with the key *after* is
-    in the repository (None: it is there already). It gives up with :class:`Cancelled` when what it is given asks for
-    it. *name* is the node that it is about."""
+    in the repository (None: it is there already). It is given what may ask it to give up, with :class:`Cancelled`, and
+    how many jobs run at that time, itself included. *name* is the node that it is about."""
 
     name: str
     after: str | None
-    run: Callable[[Cancellation], None]
+    run: Callable[[Cancellation, int], None]
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,6 @@ class Schedule:
         self.limit = limit
         self.keep_going = keep_going
         self.stop = Cancellation()
-        self.at_once = 0
-        """How many jobs run, those included that are about to begin."""
         self._messages: queue.SimpleQueue[_Sealed | _Ended] = queue.SimpleQueue()
         self._missing = set(missing)
 
@@ -65,10 +63,10 @@ class Schedule:
         threads: dict[Job, threading.Thread] = {}
         errors: list[BaseException] = []
 
-        def worker(job: Job) -> None:
+        def worker(job: Job, at_once: int) -> None:
             error: BaseException | None = None
             try:
-                job.run(self.stop)
+                job.run(self.stop, at_once)
             except BaseException as caught:  # handed to the main thread, which decides
                 error = caught
             self._messages.put(_Ended(job, error))
@@ -76,10 +74,10 @@ class Schedule:
         try:
             while True:
                 ready = self._ready(self.limit - len(threads))
-                self.at_once = len(threads) + len(ready)
+                at_once = len(threads) + len(ready)
                 for job in ready:
                     self.waiting.remove(job)
-                    threads[job] = threading.Thread(target=worker, args=(job,), name=f"job {job.name}")
+                    threads[job] = threading.Thread(target=worker, args=(job, at_once), name=f"job {job.name}")
                     threads[job].start()
                 if not threads:
                     return errors

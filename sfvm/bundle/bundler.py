@@ -156,10 +156,11 @@ class _Group:
     recipes: tuple[Recipe, ...]
     done: set[str] = field(default_factory=set)
 
-    def run(self, stop: Cancellation) -> None:
+    def run(self, stop: Cancellation, at_once: int) -> None:
+        """The work of a :class:`sfvm.build.scheduler.Job`."""
         try:
             with self.bundler.repository.lease([self.key]):
-                self._run(self.bundler.repository.manifest(self.key), stop)
+                self._run(self.bundler.repository.manifest(self.key), stop, at_once)
         except SfvmError as error:
             stop.check()
             error.node = error.node or self.name
@@ -180,14 +181,15 @@ class _Group:
         for recipe in self.recipes:
             self.bundler.listener(Bundling(self.name, recipe.format, text, fraction))
 
-    def _run(self, manifest: Manifest, stop: Cancellation) -> None:
+    def _run(self, manifest: Manifest, stop: Cancellation, at_once: int) -> None:
         begun = time.monotonic()
         bundler = self.bundler
         bundler.output.mkdir(parents=True, exist_ok=True)
         content = sum(path.stat().st_size for path in bundler.repository.files(self.key))
         _require_room(bundler.output, content * (1 + len(self.recipes)) + ROOM)
         ours = within(bundler.listener, ", ".join(recipe.format for recipe in self.recipes))
-        shop = Workshop(bundler.repository, bundler.settings, ours, stop, bundler.secrets)
+        settings = replace(bundler.settings, cpus=bundler.settings.cpus_each(at_once))
+        shop = Workshop(bundler.repository, settings, ours, stop, bundler.secrets)
         with workspace(bundler.output, phase(ours, self.name, "clean-up")) as work:
             make = self._disk if self.layout is not None else self._tree
             fitting, made = make(manifest, work, shop)

@@ -28,7 +28,7 @@ from sfvm.events import Notice, ignore
 
 pytestmark = pytest.mark.vm
 CACHE = platformdirs.user_cache_path("sfvm")
-SHAPE = Shape(memory=768, cpus=2)
+SHAPE = Shape(memory=768)
 
 
 class Launcher:

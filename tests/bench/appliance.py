@@ -19,7 +19,7 @@ from tests.bench.measure import Bench, Result, timed
 def started(bench: Bench, disk: Path) -> AbstractContextManager[Appliance]:
     """An appliance with one disk."""
     made = image.ensure(bench.settings.cache, ignore)
-    return launch(made, [Drive(disk)], Shape(), bench.settings, log=lambda line: None, listener=ignore)
+    return launch(made, [Drive(disk)], Shape(cpus=2), bench.settings, log=lambda line: None, listener=ignore)
 
 
 def appliance(bench: Bench) -> list[Result]:

@@ -37,7 +37,11 @@ FAR = Leaf("far", LEFT)
 def jobs_of(chains, work):
     """A job for each chain, as a build makes them."""
     return [
-        Job(chain[0].name, chain[0].parent.key if chain[0].parent else None, functools.partial(work, chain))
+        Job(
+            chain[0].name,
+            chain[0].parent.key if chain[0].parent else None,
+            lambda stop, at_once, chain=chain: work(chain, stop),
+        )
         for chain in chains
     ]
 
@@ -94,7 +98,7 @@ def test_the_first_that_may_begin_begins_first():
         schedule.sealed(chain[0].key)
 
     chains = [(TRUNK,), (Leaf("other"),)]
-    user = Job("user", TRUNK.key, lambda stop: order.append("user"))
+    user = Job("user", TRUNK.key, lambda stop, at_once: order.append("user"))
     schedule = Schedule([user, *jobs_of(chains, work)], 1, [chain[0].key for chain in chains])
     assert run(schedule) == []
     assert order.index("trunk") < order.index("user")
@@ -200,15 +204,17 @@ def test_appliances_that_run_at_once_share_the_cpus(tmp_path, monkeypatch):
     assert dataclasses.replace(settings, cpus=5).cpus_each(3) == 5
 
 
-def test_a_job_can_tell_how_many_run_beside_it():
+def test_a_job_is_told_how_many_run_with_it():
     told, together = {}, threading.Barrier(2)
 
-    def work(chain, stop):
-        told[chain[0].name] = schedule.at_once
-        if chain[0] is not TRUNK:
+    def work(leaf, stop, at_once):
+        told[leaf.name] = at_once
+        if leaf is not TRUNK:
             together.wait(20)
-        schedule.sealed(chain[0].key)
+        schedule.sealed(leaf.key)
 
-    schedule = schedule_of([(TRUNK,), (LEFT,), (RIGHT,)], 2, work)
+    leaves = (TRUNK, LEFT, RIGHT)
+    jobs = [Job(leaf.name, leaf.parent and leaf.parent.key, functools.partial(work, leaf)) for leaf in leaves]
+    schedule = Schedule(jobs, 2, [leaf.key for leaf in leaves])
     assert run(schedule) == []
     assert told == {"trunk": 1, "left": 2, "right": 2}
