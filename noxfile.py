@@ -11,8 +11,9 @@ nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "tests", "vm", "unprivileged", "e2e"]
 CPUS = os.cpu_count() or 1
 PROCESSES = min(4, CPUS)
-SIDE_BY_SIDE = ("-n", str(PROCESSES), "--dist", "loadfile")
-"""A module's fixtures are shared by its tests, so it stays in one process. A VM takes a CPU, and a gigabyte."""
+SIDE_BY_SIDE = ("-n", str(PROCESSES), "--dist", "loadfile", "--no-loadscope-reorder")
+"""A module's fixtures are shared by its tests, so it stays in one process, and begins in its turn: a long test alone in
+its module is not the last. A VM takes a CPU, and a gigabyte."""
 OF_EACH = {"SFVM_CPUS": os.environ.get("SFVM_CPUS", str(CPUS // PROCESSES))}
 """So that VMs do not wait for each other's CPUs."""
 
@@ -75,7 +76,7 @@ def e2e(session: nox.Session) -> None:
     """A real Debian: built, bundled, booted under BIOS and UEFI."""
     peers(session)
     # As they are named: two long ones, each with what is its own, and then the rest.
-    session.run("pytest", "-m", "e2e", "-v", *SIDE_BY_SIDE, "--no-loadscope-reorder", *session.posargs, env=OF_EACH)
+    session.run("pytest", "-m", "e2e", "-v", *SIDE_BY_SIDE, *session.posargs, env=OF_EACH)
 
 
 @nox.session

@@ -88,7 +88,7 @@ def test_of_all_formats_those_are_left_out_that_want_a_kernel(project, settings)
     bundler = Bundler(project.home / "out", project.repository, settings, told.append, lambda directory: None)
     wanted = [replace(request(name, {}), optional=True) for name in ("raw", "tar")]
     for job in bundler.jobs("busybox", key, facts, wanted):
-        job.run(NEVER)
+        job.run(NEVER, 1)
     skipped = [event for event in told if type(event).__name__ == "BundleSkipped"]
     assert [(event.format, event.reason) for event in skipped] == [("raw", "/boot has no vmlinuz-*")]
     assert bundles(project) == ["busybox-tar"]
