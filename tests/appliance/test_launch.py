@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from sfvm.appliance.machine import Appliance, Drive, Shape
 from sfvm.appliance.profile import TCG, Profile
 from sfvm.errors import ApplianceError
 from sfvm.guest import Command
+from tests.guests.project import eventually, running
 
 pytestmark = pytest.mark.vm
 
@@ -53,22 +53,6 @@ def start(image: Image, path: Path, profile: Profile = TCG, readonly: bool = Fal
     """An appliance, QEMU started directly."""
     drives = [Drive(path, readonly=readonly), *(Drive(other, readonly=True) for other in more)]
     return launching.start(image, drives, Shape(memory=768, cpus=1), "direct", profile, log=lambda line: None)
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 15) -> bool:
-    """Whether *condition* comes true in time."""
-    deadline = time.monotonic() + seconds
-    while not (true := condition()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return true
-
-
-def running(pid: int) -> bool:
-    """Whether the process lives (a zombie does not)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def traces(appliance: Appliance) -> Callable[[], list[str]]:

@@ -1,9 +1,7 @@
 """An ordinary user: image, kernel and launches over the user's own libvirt session. Only root can become one."""
 
-import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -12,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.peers.daemons import end_daemons
 
 pytestmark = [
     pytest.mark.vm,
@@ -112,9 +112,7 @@ def home() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="nobody-", dir="/tmp") as directory:
         shutil.chown(directory, "nobody")
         yield Path(directory)
-        for file in Path(directory).glob("libvirt/**/*.pid"):
-            with contextlib.suppress(ProcessLookupError, ValueError):
-                os.kill(int(file.read_text(encoding="ascii")), signal.SIGTERM)
+        end_daemons(Path(directory))
 
 
 def start(home: Path, program: str) -> "subprocess.Popen[str]":

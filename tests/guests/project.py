@@ -52,6 +52,14 @@ def eventually(condition: Callable[[], Any], seconds: float = 30) -> Any:
     return found
 
 
+def running(pid: int) -> bool:
+    """Whether the process lives (a zombie does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 @dataclass
 class Running:
     """A command that runs, in a session of its own as a terminal would give it."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +18,7 @@ import pytest
 from sfvm.errors import PublishError
 from sfvm.publish.bundle import opened
 from sfvm.publish.libvirt import publish
+from tests.peers.daemons import end_daemons
 from tests.peers.tools import tool
 from tests.publish.conftest import made
 
@@ -77,9 +76,7 @@ def host() -> Iterator[Host]:
             found.virsh("pool-create", home / "pool.xml")
             yield found
         finally:
-            for file in home.glob("**/*.pid"):
-                with contextlib.suppress(ProcessLookupError, ValueError, FileNotFoundError):  # it may end just then
-                    os.kill(int(file.read_text(encoding="ascii")), signal.SIGTERM)
+            end_daemons(home)
 
 
 @pytest.fixture

@@ -1,0 +1,23 @@
+"""The daemons of a libvirt session that a test has for itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+from tests.guests.project import eventually, running
+
+
+def end_daemons(home: Path) -> None:
+    """End the daemons whose PID files are below *home*, and wait for that: what they write and remove as they end would
+    be in the way of who removes *home*."""
+    ending: list[int] = []
+    for file in home.glob("**/*.pid"):
+        with contextlib.suppress(ProcessLookupError, ValueError, FileNotFoundError):  # it may end just then
+            number = int(file.read_text(encoding="ascii"))
+            os.kill(number, signal.SIGTERM)
+            ending.append(number)
+    eventually(lambda: not any(map(running, ending)))
+    assert not any(map(running, ending)), f"of {ending} some go on"
