@@ -49,8 +49,8 @@ def tree(name: str, manifest: Manifest, work: Path, needs: frozenset[str], shop:
     layering = Layering(manifest, work, shop.repository, shop.stop) if "layers" in needs else None
     if layering:
         drives += layering.drives()
-    known = None
-    count, counts = 0, tuple[int, ...]()
+    known, count = None, 0
+    counts: tuple[int, ...] = ()
     with shop.running(drives, name) as appliance:
         if layering:
             counts = layering.pack(appliance, first)

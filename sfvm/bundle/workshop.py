@@ -87,7 +87,7 @@ def prepare(appliance: Appliance, manifest: Manifest) -> None:
     """
     appliance.mount()
     latest = min(epoch(manifest) + 1, LAST_CLOCK)
-    appliance.run(f"[ $(date +%s) -ge {latest} ] || date --set=@{latest} >/dev/null")
+    appliance.tool(f"[ $(date +%s) -ge {latest} ] || date --set=@{latest} >/dev/null")
     sysprep(appliance.guest)
 
 

@@ -5,12 +5,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.guests.project import eventually
 from tests.peers.daemons import end_daemons
 
 pytestmark = [
@@ -172,10 +172,7 @@ def test_kill_minus_nine_ends_the_domain(home: Path) -> None:
         directory = process.stdout.readline().strip()
         assert len(emulators(home)) == 1
         process.kill()
-    deadline = time.monotonic() + 120
-    while emulators(home) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert emulators(home) == []
+    assert eventually(lambda: not emulators(home), 120), emulators(home)
     with start(home, "boot().close()") as process:
         process.communicate(timeout=300)
     assert not Path(directory).exists()

@@ -12,6 +12,7 @@ import pytest
 
 from sfvm import document
 from sfvm.bundle.disk.disk import Disk
+from sfvm.bundle.format import expand, request
 from sfvm.bundle.outputs.archive import Archive
 from sfvm.bundle.outputs.checksum import Checksum
 from sfvm.bundle.outputs.compress import Compress
@@ -112,6 +113,22 @@ def test_what_is_made_of_files_goes_without_a_layout(stage: Stage, tmp_path: Pat
     with pytest.raises(BundleError, match="goes without a layout"):
         registry("bundle")[name].parse(element(tmp_path, f'<{name} as="a"/>')).make(stage)
     assert list(stage.directory.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "needs"),
+    [
+        ("tar", {}, {"archive"}),
+        ("squashfs", {}, {"archive"}),
+        ("netboot", {}, {"archive", "kernel"}),
+        ("erofs", {}, set()),
+        ("oci", {}, {"layers"}),
+        ("oci", {"layers": "one"}, {"archive"}),
+        ("qcow2", {}, set()),
+    ],
+)
+def test_only_what_a_format_needs_is_made_of_the_node(name: str, settings: dict[str, str], needs: set[str]) -> None:
+    assert expand(request(name, settings), "web", {}).needs == needs
 
 
 def test_what_our_own_code_writes_is_not_read_again(files: Stage, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from sfvm.bundle import Bundler
 from sfvm.bundle.format import request
 from sfvm.cancellation import NEVER
+from sfvm.errors import BundleError
 
 pytestmark = pytest.mark.vm
 
@@ -78,6 +79,25 @@ def test_a_bundle_that_cannot_be_made_stops_the_build(project):
     assert done.nodes("BundleFailed") == ["busybox"]
     assert bundles(project) == []
     assert project.leftovers() == []
+
+
+def test_a_helper_vm_shares_the_cpus_with_what_runs_beside_it(project, settings, monkeypatch):
+    shapes = []
+
+    def launch(image, drives, shape, *words, **more):
+        shapes.append(shape)
+        raise BundleError("that is enough")
+
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("sfvm.bundle.workshop.launch", launch)
+    key = project.repository.names()["busybox"]
+    facts = project.repository.manifest(key).facts
+    bundler = Bundler(project.home / "out", project.repository, settings, lambda event: None, lambda directory: None)
+    (job,) = bundler.jobs("busybox", key, facts, [request("tar", {})])
+    for at_once in (1, 2, 4):
+        with pytest.raises(BundleError, match="that is enough"):
+            job.run(NEVER, at_once)
+    assert [shape.cpus for shape in shapes] == [4, 2, 1]
 
 
 def test_of_all_formats_those_are_left_out_that_want_a_kernel(project, settings):

@@ -224,12 +224,11 @@ class Project:
         found: dict[int, str] = {}
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                state = (entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-                command = (entry / "cmdline").read_bytes()
+                number, command = int(entry.name), (entry / "cmdline").read_bytes()
                 mine = marks[0] in (entry / "environ").read_bytes() + b"\0" or marks[1] in command
                 name = (entry / "comm").read_text(encoding="utf-8").strip()
-                if mine and state != "Z" and name not in DAEMONS and int(entry.name) != os.getpid():
-                    found[int(entry.name)] = command.replace(b"\0", b" ").decode(errors="replace")[:200]
+                if mine and name not in DAEMONS and number != os.getpid() and running(number):
+                    found[number] = command.replace(b"\0", b" ").decode(errors="replace")[:200]
         return found
 
     def emulators(self) -> list[int]:

@@ -63,7 +63,7 @@ class Erofs:
         target = stage.new(self.name, self.place)
         assert stage.machine is not None
         with target.open("xb") as file:
-            file.truncate(most)  # sparse
+            file.truncate(most)  # sparse; files of the node with holes have none here
         stage.progress(0)
         words = ["mkfs.erofs", "--quiet", *COMPRESSIONS[self.compression], f"-U{stage.uuid(self.name)}"]
         words += ["--exclude-path=lost+found", '"$1"', "/sysroot"]
