@@ -175,15 +175,18 @@ def _build(stock: Path, kernel: kernels.Kernel, work: Path) -> None:
 
 
 def _wrapper(qemu: str) -> str:
-    """libguestfs chooses the CPU model itself and knows no saved states: an emulator of our own takes both."""
+    """libguestfs chooses the CPU model itself and knows no saved states, and QEMU, which removes its temporary files as
+    soon as it has them open, leaves one when it is killed just then: an emulator of our own takes all three."""
     return f"""#!/bin/bash
-# QEMU with two options of sfvm's: -sfvm-cpu MODEL in place of -cpu, -sfvm-state FILE to restore that.
+# QEMU with three options of sfvm's: -sfvm-cpu MODEL in place of -cpu, -sfvm-state FILE to restore that, -sfvm-tmp
+# DIRECTORY for its temporary files.
 arguments=() cpu=() ours=()
 while [ $# -gt 0 ]; do
     case $1 in
         -cpu) cpu=(-cpu "$2"); shift ;;
         -sfvm-cpu) ours=(-cpu "$2"); shift ;;
         -sfvm-state) [ -r "$2" ] && exec 9<"$2" && arguments+=(-incoming fd:9); shift ;;
+        -sfvm-tmp) export TMPDIR=$2; shift ;;
         *) arguments+=("$1") ;;
     esac
     shift

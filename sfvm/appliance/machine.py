@@ -148,8 +148,9 @@ class Appliance:
         handle.set_tmpdir(str(self.directory))
         handle.set_cachedir(str(image.directory))  # what libguestfs has learnt about QEMU
         handle.set_hv(str(image.emulator))
+        handle.config("-sfvm-tmp", str(self.directory))  # for the image's emulator, as the next ones
         if (cpu := self.profile.cpu(shape.baseline)) is not None:
-            handle.config("-sfvm-cpu", cpu)  # for the image's emulator, as the next one
+            handle.config("-sfvm-cpu", cpu)
         handle.set_pgroup(True)  # Ctrl-C is for us to handle, not for QEMU
         handle.set_memsize(shape.memory)
         handle.set_smp(shape.cpus)

@@ -121,6 +121,14 @@ def test_a_vm_killed_during_a_command(image: Image, tmp_path: Path) -> None:
     assert left() == []
 
 
+def test_temporary_files_of_qemu_go_with_the_appliance(image: Image, tmp_path: Path) -> None:
+    """It removes them as soon as it has opened them, unless it is killed just then."""
+    with start(image, empty(tmp_path / "a.qcow2")) as appliance:
+        pid = appliance.hypervisor.pid  # type: ignore[attr-defined]
+        opened = [entry.readlink() for entry in Path(f"/proc/{pid}/fd").iterdir()]
+        assert {path.parent for path in opened if path.name.startswith("vl.")} == {appliance.directory}
+
+
 def test_the_last_words_of_a_dead_vm_are_in_the_error(image: Image, tmp_path: Path) -> None:
     with start(image, empty(tmp_path / "a.qcow2")) as appliance:
         left = traces(appliance)

@@ -1,5 +1,6 @@
 """The parts of the appliance that need no VM."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -25,9 +26,9 @@ def test_the_newest_readable_kernel_with_modules_is_chosen(tmp_path: Path) -> No
     assert kernel._newest(tmp_path / "boot") is None
 
 
-def test_the_emulator_takes_a_cpu_model_and_a_state(tmp_path: Path) -> None:
+def test_the_emulator_takes_a_cpu_model_a_state_and_a_directory(tmp_path: Path) -> None:
     emulator = tmp_path / "emulator"
-    emulator.write_text('#!/bin/sh\nprintf "<%s>" "$@"; cat <&9\n', encoding="utf-8")
+    emulator.write_text('#!/bin/sh\nprintf "<%s>" "$TMPDIR" "$@"; cat <&9\n', encoding="utf-8")
     emulator.chmod(0o755)
     wrapper = tmp_path / "wrapper"
     wrapper.write_text(image._wrapper(str(emulator)), encoding="utf-8")
@@ -35,12 +36,15 @@ def test_the_emulator_takes_a_cpu_model_and_a_state(tmp_path: Path) -> None:
     state.write_text("memory", encoding="utf-8")
 
     def told(*arguments: str | Path) -> str:
-        return subprocess.run(["bash", wrapper, *arguments], capture_output=True, text=True, check=False).stdout
+        environment = {**os.environ, "TMPDIR": "/t"}
+        words = ["bash", wrapper, *arguments]
+        return subprocess.run(words, env=environment, capture_output=True, text=True, check=False).stdout
 
-    assert told("-cpu", "max", "-append", "a  b '$x'", "") == "<-cpu><max><-append><a  b '$x'><>"
-    assert told("-cpu", "max", "-smp", "2", "-sfvm-cpu", "q,+v") == "<-cpu><q,+v><-smp><2>"
-    assert told("-sfvm-state", state, "-smp", "2") == "<-incoming><fd:9><-smp><2>memory"
-    assert told("-sfvm-state", tmp_path / "gone", "-smp", "2") == "<-smp><2>"
+    assert told("-cpu", "max", "-append", "a  b '$x'", "") == "</t><-cpu><max><-append><a  b '$x'><>"
+    assert told("-cpu", "max", "-smp", "2", "-sfvm-cpu", "q,+v") == "</t><-cpu><q,+v><-smp><2>"
+    assert told("-sfvm-state", state, "-smp", "2") == "</t><-incoming><fd:9><-smp><2>memory"
+    assert told("-sfvm-state", tmp_path / "gone", "-smp", "2") == "</t><-smp><2>"
+    assert told("-sfvm-tmp", tmp_path / "a b", "-smp", "2") == f"<{tmp_path}/a b><-smp><2>"
 
 
 def test_dpkg_status() -> None:

@@ -201,7 +201,7 @@ def test_an_interrupted_diff_leaves_nothing(project, number):
     project.write("one", "busybox", '<file path="/etc/one">1\n</file>')
     project.sfvm("build", "one")
     running = project.start("diff", "busybox", "one")
-    eventually(project.emulators, 120)
+    assert eventually(project.emulators, 120)
     running.interrupt(number)
     done = running.end()
     project.check(done)

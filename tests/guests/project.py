@@ -219,13 +219,14 @@ class Project:
         assert not problems, [str(problem) for problem in problems]
 
     def processes(self) -> dict[int, str]:
-        """Every process of ours that lives: by our TMPDIR in its environment, or our directory on its command line."""
-        marks = (f"TMPDIR={self.temporary}\0".encode(), os.fsencode(self.home) + b"/")
+        """Every process of ours that lives: by a TMPDIR of ours in its environment, or our directory on its command
+        line."""
+        marks = (f"TMPDIR={self.temporary}".encode(), os.fsencode(self.home) + b"/")
         found: dict[int, str] = {}
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 number, command = int(entry.name), (entry / "cmdline").read_bytes()
-                mine = marks[0] in (entry / "environ").read_bytes() + b"\0" or marks[1] in command
+                mine = marks[0] in (entry / "environ").read_bytes() or marks[1] in command
                 name = (entry / "comm").read_text(encoding="utf-8").strip()
                 if mine and name not in DAEMONS and number != os.getpid() and running(number):
                     found[number] = command.replace(b"\0", b" ").decode(errors="replace")[:200]
@@ -246,8 +247,6 @@ class Project:
         """Processes, sockets and files that are there though nothing of ours should run."""
         eventually(lambda: not self.processes())
         files = [str(path) for path in self.temporary.iterdir()]
-        if self.killed:  # QEMU removes its own as soon as it is made, unless it is killed just then
-            files = [path for path in files if not Path(path).name.startswith("vl.")]
         return [*(f"{number}: {command}" for number, command in self.processes().items()), *files]
 
 
