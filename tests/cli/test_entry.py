@@ -13,8 +13,10 @@ from sfvm.errors import SfvmError
 from sfvm.guest import CommandFailed
 
 SLEEPER = """
-import sys, time
+import signal, sys, time
 from sfvm.cli import commands, main
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 
 @commands.cli.command()
 def sleeper():
