@@ -15,13 +15,14 @@ Result = TypeVar("Result")
 
 def interruptible(call: Callable[[], Result], stop: Callable[[], None]) -> Result:
     """What *call* returns or raises. In the main thread it runs in a thread of its own, so that a signal handler's
-    exception comes through at once; *stop* must then make *call* return."""
+    exception ends it; *stop* must then make *call* return, which is waited for."""
     if threading.current_thread() is not threading.main_thread():
         return call()
     results: list[Result] = []
     errors: list[BaseException] = []
 
     go = threading.Event()  # an exception before this is set means that the call never began
+    over = threading.Event()  # not join(): Python 3.11 takes a thread for ended when an exception comes to join()
 
     def work() -> None:
         go.wait()
@@ -29,15 +30,16 @@ def interruptible(call: Callable[[], Result], stop: Callable[[], None]) -> Resul
             results.append(call())
         except BaseException as error:  # raised again where the call was made
             errors.append(error)
+        over.set()
 
     worker = threading.Thread(target=work, name="libguestfs call", daemon=True)
     worker.start()
     try:
         go.set()
-        worker.join()
+        over.wait()
     except BaseException:
         stop()
-        worker.join()
+        over.wait()
         raise
     if errors:
         raise errors[0]

@@ -105,14 +105,14 @@ class Store:
                 _require_private(place)
             known = safejson.loads(record.read_bytes())
             state = State(path, int(known["size"]), str(known["sha256"]), self._path(key, PROVED).exists())
+            size = path.stat().st_size
+            os.utime(path)  # used now
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Doubt(f"{record} cannot be read ({error})") from error
-        size = path.stat().st_size
         if size != state.size:
             raise Doubt(f"{path} has {size} bytes, not {state.size}")
-        os.utime(path)  # used now
         return state
 
     def save(self, key: str, write: Callable[[IO[bytes]], str]) -> bool:
@@ -161,7 +161,14 @@ class Store:
 
     def states(self) -> tuple[Path, ...]:
         """The files of all states, the least recently used first."""
-        return tuple(sorted(self.directory.glob(f"*{STATE}"), key=lambda path: path.stat().st_mtime))
+        return tuple(path for path, _ in self._files())
+
+    def _files(self) -> list[tuple[Path, os.stat_result]]:
+        found = []
+        for path in self.directory.glob(f"*{STATE}"):
+            with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+                found.append((path, path.stat()))
+        return sorted(found, key=lambda one: one[1].st_mtime)
 
     def refusals(self) -> tuple[str, ...]:
         """Why machines of some shapes are not saved."""
@@ -178,8 +185,7 @@ class Store:
                 return 0
             going = list(self.directory.glob(f"{DRAFT}*"))
             kept = room = 0
-            for path in reversed(self.states()):
-                there = path.stat()
+            for path, there in reversed(self._files()):
                 kept, room = kept + 1, room + there.st_size
                 old = unused is not None and time.time() - there.st_mtime >= unused
                 if old or kept > KEPT or room > MAX_BYTES:

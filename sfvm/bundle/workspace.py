@@ -55,7 +55,10 @@ def _locked(directory: Path) -> Iterator[None]:
 
 def _sweep(output: Path) -> None:
     for left in output.glob(f"{PREFIX}*"):
-        descriptor = os.open(left, os.O_RDONLY)
+        try:
+            descriptor = os.open(left, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # somebody has just ended there
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left, ignore_errors=True)

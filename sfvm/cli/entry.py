@@ -44,14 +44,14 @@ _ENVIRONMENT = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (without the program's name; None: the process's own) and return its exit status."""
-    from sfvm.cli.commands import cli
-
     # Nearly all that a command makes lives until its end: looking for garbage is a tenth of a cached build.
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
     words = list(sys.argv[1:] if arguments is None else arguments)
     with interruptible():
         try:
+            from sfvm.cli.commands import cli  # a tenth of a second: time enough for Ctrl-C
+
             if instruction := os.environ.get("_SFVM_COMPLETE"):
                 from click.shell_completion import shell_complete
 

@@ -21,7 +21,7 @@ from sfvm.downloads.fetched import Fetched
 from sfvm.downloads.policy import Refused, authority
 from sfvm.downloads.session import FOREVER, Session
 from sfvm.downloads.store import Entry
-from sfvm.downloads.transfer import FAILURES, Reader, Unkept
+from sfvm.downloads.transfer import FAILURES, MAX_KEPT, Ended, Reader, Unkept
 from sfvm.downloads.tunnel import Tunnel
 from sfvm.downloads.upstream import PERSONAL, STALLED, Answer, Broken, Line, Target
 
@@ -201,20 +201,32 @@ class Handler(BaseHTTPRequestHandler):
         if (personal and not expected) or target.url in session.unkept:  # nothing of it is kept
             self._pass(target, expected)
             return
-        again, forever = target.url in session.seen, FOREVER.search(target.path)
+        again, lasting = target.url in session.seen, FOREVER.search(target.path) is not None
         session.seen.add(target.url)
+        while not self._answer(target, expected, personal, lasting=lasting, again=again):
+            pass
+
+    def _answer(self, target: Target, expected: str, personal: dict[str, str], *, lasting: bool, again: bool) -> bool:
+        """Answer from the store or from upstream. False when a transfer ended between the looks at the one and at the
+        other: then it may be in the store by now, and there is nobody to follow."""
+        session = self._session
+        access, policy = session.access, session.policy
+        ended = access.transfers.ended
         validators: dict[str, str] = {}
         with access.stored(target, expected) as known:
             if known is not None:
-                if expected or policy.offline or (forever and not again):
+                if expected or policy.offline or (lasting and not again):
                     self._send(target, *known)
-                    return
-                if not forever:
+                    return True
+                if not lasting:
                     validators = {"If-None-Match": known[0].etag, "If-Modified-Since": known[0].modified}
         headers = self._asked(*ASKED) | personal | {name: value for name, value in validators.items() if value}
         begun = time.monotonic()
         try:
-            with access.transfers.follow(target, policy, headers, expected) as reader, self._ending(reader.cancel):
+            with (
+                access.transfers.follow(target, policy, headers, expected, ended) as reader,
+                self._ending(reader.cancel),
+            ):
                 head = reader.head()
                 if policy.locked is not None and head.status not in (200, 401):  # to 401 a client may know an answer
                     raise Refused(
@@ -223,18 +235,21 @@ class Handler(BaseHTTPRequestHandler):
                     )
                 if head.status != 304:
                     self._follow(target, reader, begun)
-                    return
+                    return True
                 reader.finish()
+        except Ended:
+            return False
         except Unkept as error:
             session.unkept.add(target.url)
             if self.answered:
                 raise Broken(str(error)) from error
             self._pass(target, expected)
-            return
+            return True
         with access.stored(target, expected) as known:
             if known is None:
                 raise Broken("what the download cache had is gone")
             self._send(target, *known)
+        return True
 
     def _send(self, target: Target, entry: Entry, content: BinaryIO) -> None:
         """Answer from the store."""
@@ -260,7 +275,8 @@ class Handler(BaseHTTPRequestHandler):
         offset, end = self._start(head.status, head.reason, told, head.length)
         chunked = head.length is None and not self.close_connection
         while True:
-            there, done = reader.wait(offset)
+            # Who has the part that was asked for waits for the end of the whole: the store's, too.
+            there, done = reader.wait(offset if end is None or offset < end else MAX_KEPT)
             if done and (entry := reader.finish()) is not None:
                 if reader.transfer.kept:
                     # Before the client knows that this is all: then it asks for what was unpacked.

@@ -35,6 +35,10 @@ class Unkept(Exception):
         super().__init__("the download cache has no room for it")
 
 
+class Ended(Exception):
+    """What it was about to follow may have ended meanwhile."""
+
+
 @dataclass(frozen=True)
 class Head:
     """What comes before the body: HTTP's status, reason and headers, and the body's length (None: unknown)."""
@@ -266,16 +270,20 @@ class Transfers:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.pool = Pool()
+        self.ended = 0
+        """How many transfers have ended."""
         self._lock = threading.Lock()
         self._running: dict[tuple[object, ...], Transfer] = {}
         self._threads: set[threading.Thread] = set()
 
     @contextlib.contextmanager
     def follow(
-        self, target: Target, policy: Policy, headers: Mapping[str, str], expected: str = ""
+        self, target: Target, policy: Policy, headers: Mapping[str, str], expected: str, ended: int
     ) -> Iterator[Reader]:
-        """A reader of *target*, whose transfer begins now or is on its way.
+        """A reader of *target*, whose transfer begins now or is on its way. So many had *ended* when it was not in the
+        store.
 
+        :raises Ended: none is on its way, and one has ended since
         :raises Refused: the policy is offline
         """
         if policy.offline:
@@ -285,6 +293,8 @@ class Transfers:
             transfer = self._running.get(key)
             new = transfer is None
             if transfer is None:
+                if self.ended != ended:
+                    raise Ended
                 transfer = Transfer(
                     self.store, self.pool, target, policy, headers, expected, lambda ended: self._end(key, ended)
                 )
@@ -307,6 +317,7 @@ class Transfers:
     def _end(self, key: tuple[object, ...], ended: Transfer) -> None:
         with self._lock:
             self._forget(key, ended)
+            self.ended += 1
 
     def _forget(self, key: tuple[object, ...], transfer: Transfer) -> None:
         if self._running.get(key) is transfer:

@@ -99,6 +99,15 @@ class Line:
             self.check()
             self._socket = used
 
+    def release(self) -> None:
+        """Wait no more: others may have the connection from now on.
+
+        :raises Broken: it is cut
+        """
+        with self._lock:
+            self.check()
+            self._socket = None
+
     def check(self) -> None:
         """:raises Broken: it is cut"""
         if self._cut:
@@ -154,7 +163,7 @@ class Answer:
             yield block
         if self._response.length:
             raise http.client.IncompleteRead(b"", self._response.length)
-        self._line.check()  # the end of what has no length may be that of the line
+        self._line.release()  # when it was cut, the end of what has no length may be that of the line
         self._response.close()  # read1 does not, and the connection would wait for it
         self._ended = True
         self._pool.give(self._key, self._connection, usable=not self._response.will_close)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -62,12 +63,13 @@ def connect(url: str, offset: int, access: Access) -> AbstractContextManager[Rem
 def _file(url: str, offset: int, access: Access) -> Iterator[Remote]:
     path = Path(unquote(urlsplit(url).path))
     try:
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb")  # a FIFO would block
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would block
     except OSError as error:
         raise Unavailable(f"{path}: {error.strerror}", "correct the path") from error
-    with file:
-        if not path.is_file():
-            raise Unavailable(f"{path} is not a regular file", "correct the path")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Unavailable(f"{path} is not a regular file", "correct the path")
+    with os.fdopen(descriptor, "rb") as file:
         file.seek(offset)
 
         def read() -> bytes:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from sfvm.appliance.scratch import PREFIX, YOUNG, Scratch, dead_sockets
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return tmp_path if len(str(tmp_path)) <= 60 else Path("/tmp")
+def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Short enough to be the one for temporary files, and nobody else's."""
+    with tempfile.TemporaryDirectory(prefix="sfvm-t-", dir="/tmp") as made:
+        monkeypatch.setattr(tempfile, "tempdir", made)
+        yield Path(made)
 
 
 def killed(sockets: Path) -> Path:

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -16,15 +17,20 @@ def test_results_and_errors_come_through() -> None:
 
 
 def test_a_signal_stops_the_call() -> None:
+    """And what closes its handle then comes after its end."""
     stopped = threading.Event()
+    told: list[str] = []
 
     def call() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         assert stopped.wait(60)
+        time.sleep(0.1)  # whoever does not wait for us is here now
+        told.append("ended")
 
     with pytest.raises(KeyboardInterrupt):
         interruptible(call, stopped.set)
-    assert stopped.is_set()
+    told.append("came through")
+    assert told == ["ended", "came through"]
 
 
 def test_other_threads_call_directly() -> None:

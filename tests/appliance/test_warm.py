@@ -48,6 +48,19 @@ def test_what_was_saved_is_found(store: Store) -> None:
     assert again is not None and again.proved
 
 
+def test_one_that_goes_just_as_it_is_found(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process makes room, or runs gc."""
+    saved(store)
+    utime = os.utime
+
+    def late(path: Path) -> None:
+        Store(store.directory).discard(KEY, None, "")
+        utime(path)
+
+    monkeypatch.setattr(os, "utime", late)
+    assert store.find(KEY) is None
+
+
 def test_nobody_else_may_read_it(store: Store) -> None:
     before = os.umask(0)
     try:

@@ -71,8 +71,8 @@ def test_one_thread_makes_it_and_others_wait(repository: Repository) -> None:
     two.start()
     assert waiting.wait(60)
     go.set()
-    one.join()
-    two.join()
+    one.join(60)
+    two.join(60)
     assert make.made == 1
     assert found[0] == found[1]
 

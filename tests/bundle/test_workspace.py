@@ -32,6 +32,21 @@ def test_what_a_killed_process_left_goes_with_the_next(tmp_path):
         assert not left[0].exists()
 
 
+def test_what_goes_just_as_it_is_looked_at(tmp_path, monkeypatch):
+    """Bundles side by side sweep one directory, and the others remove what is theirs meanwhile."""
+    left, real = tmp_path / f"{PREFIX}left", os.open
+    left.mkdir()
+
+    def late(path, *more):
+        if path == left:
+            left.rmdir()
+        return real(path, *more)
+
+    monkeypatch.setattr(os, "open", late)
+    with workspace(tmp_path) as work:
+        assert list(tmp_path.iterdir()) == [work]
+
+
 def test_a_bundle_replaces_an_older_one_whole(tmp_path):
     for text in ("old", "new"):
         with workspace(tmp_path) as work:

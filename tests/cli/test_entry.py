@@ -163,14 +163,37 @@ def test_the_error_says_its_exit_status(capsys):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_end_through_cleanup_even_when_repeated(world, number, status):
     with world.python(SLEEPER) as process:
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(number)
-        assert process.stdout.readline() == "cleaning\n"
-        process.send_signal(number)
-        output, errors = process.communicate("go on\n", timeout=120)
+        try:
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(number)
+            assert process.stdout.readline() == "cleaning\n"
+            process.send_signal(number)
+            output, errors = process.communicate("go on\n", timeout=120)
+        finally:
+            process.kill()
     assert process.returncode == status
     assert "cleaned" in output
     assert "interrupted" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_signal_while_the_program_is_loaded(world):
+    script = """
+import os, signal, sys
+from sfvm.cli import main
+
+class Late:
+    def find_spec(self, name, path, target=None):
+        if name == "sfvm.cli.commands":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Late())
+sys.exit(main(["--version"]))
+"""
+    with world.python(script) as process:
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.startswith("interrupted\n")
     assert "Traceback" not in errors
 
 
@@ -188,8 +211,8 @@ never = threading.Event()
 
 @commands.cli.command()
 def waiter():
-    threading.Timer(0.2, other).start()
     try:
+        threading.Timer(0.2, other).start()
         queue.SimpleQueue().get()
     finally:
         never.set()

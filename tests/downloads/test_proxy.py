@@ -329,7 +329,7 @@ def test_closing_ends_everything(network: Network) -> None:
         connection, _ = silent.accept()
         connection.recv(1 << 16)
         client.proxy.close()
-        asking.join()
+        asking.join(60)
         assert failed.is_set()
         assert connection.recv(1) == b"", "the server is not kept waiting either"
         connection.close()

@@ -7,7 +7,6 @@ import http.client
 import socket
 import ssl
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from sfvm.downloads.upstream import Line, Pool, Target
 from tests.downloads.conftest import Writing
 from tests.downloads.servers import Client, Mirror, Network, serving
 from tests.downloads.test_transfer import CONTENT, PACKAGE, SHA256, named
+from tests.guests.project import eventually
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +112,7 @@ def test_a_tunnel_with_a_lock(secure: Mirror, network: Network) -> None:
 def waiting(used: socket.socket | None, size: int) -> None:
     """Until so many bytes, as they came, are in the socket."""
     assert used is not None
-    while len(socket.socket.recv(used, size, socket.MSG_PEEK)) < size:
-        time.sleep(0.01)
+    assert eventually(lambda: len(socket.socket.recv(used, size, socket.MSG_PEEK)) == size)
 
 
 def test_nothing_but_the_body_is_read_when_the_line_is_cut(
@@ -142,7 +141,7 @@ def test_what_is_given_up_is_never_kept_with_ciphertext_in_it(
     body = bytes(100_000)
     target = Target.parse(secure.serve(PACKAGE, body), over(secure))
     transfers = Transfers(store)
-    with transfers.follow(target, over(secure), {}) as reader:
+    with transfers.follow(target, over(secure), {}, "", 0) as reader:
         assert writing.arrived.wait(30)
         waiting(reader.transfer._line._socket, len(body) - 16384)  # all but one record
     writing.goes_on.set()

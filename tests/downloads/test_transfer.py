@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import threading
-import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from sfvm.downloads import upstream
+from sfvm.downloads.access import Access
 from sfvm.downloads.policy import Policy
 from sfvm.downloads.store import Store
-from sfvm.downloads.transfer import MAX_RESUMES, Transfers
-from sfvm.downloads.upstream import MAX_REDIRECTS, Target
+from sfvm.downloads.transfer import MAX_RESUMES, Reader, Transfers
+from sfvm.downloads.upstream import MAX_REDIRECTS, Line, Pool, Target
 from tests.downloads.conftest import Writing
 from tests.downloads.servers import Client, Mirror, Network, serving
+from tests.guests.project import eventually
 
 CONTENT = bytes(range(256)) * 20_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -42,6 +46,7 @@ def test_who_asks_for_the_same_follows_the_same(mirror: Mirror, client: Client, 
         response = first.getresponse()
         half = response.read(len(CONTENT) // 4)
         waiting = [pool.submit(other.get, url) for other in others]
+        assert eventually(lambda: _readers(client) == 4)
         mirror.gates[PACKAGE].set()
         assert half + response.read() == CONTENT
         assert [future.result() for future in waiting] == [CONTENT] * 3
@@ -49,6 +54,25 @@ def test_who_asks_for_the_same_follows_the_same(mirror: Mirror, client: Client, 
     assert mirror.paths() == [PACKAGE]
     (fetched,) = client.fetched()
     assert (fetched.url, fetched.sha256, fetched.size, fetched.cached) == (url, SHA256, len(CONTENT), False)
+
+
+def test_who_looks_just_before_another_has_it_takes_the_same(
+    mirror: Mirror, client: Client, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store has nothing yet; then the transfer ends; then there is nobody to follow."""
+    url = mirror.serve(PACKAGE, CONTENT)
+    other, stored = network.another(client.session.access), Access.stored
+
+    @contextlib.contextmanager
+    def late(*arguments: Any) -> Iterator[Any]:
+        with stored(*arguments) as known:
+            monkeypatch.setattr(Access, "stored", stored)
+            assert other.get(url) == CONTENT
+            yield known
+
+    monkeypatch.setattr(Access, "stored", late)
+    assert client.get(url) == CONTENT
+    assert mirror.paths() == [PACKAGE]
 
 
 def test_who_goes_leaves_it_to_others(mirror: Mirror, client: Client, network: Network) -> None:
@@ -61,8 +85,7 @@ def test_who_goes_leaves_it_to_others(mirror: Mirror, client: Client, network: N
         response = first.getresponse()
         response.read(10)
         waiting = pool.submit(other.get, url)
-        while len(client.session.access.transfers._running) == 0 or _readers(client) < 2:
-            time.sleep(0.01)
+        assert eventually(lambda: client.session.access.transfers._running and _readers(client) == 2)
         response.close()
         first.close()
         client.proxy.close()
@@ -95,7 +118,7 @@ def test_what_has_no_length_and_is_given_up_is_not_kept(mirror: Mirror, store: S
     mirror.lengths = False
     mirror.gates[PACKAGE] = threading.Event()
     transfers = Transfers(store)
-    with transfers.follow(target, named(mirror), {}):
+    with transfers.follow(target, named(mirror), {}, "", 0):
         assert writing.arrived.wait(30)
     writing.goes_on.set()
     transfers.close()
@@ -170,8 +193,44 @@ def test_a_part_for_a_client(mirror: Mirror, client: Client, asked: str, told: t
     assert all("Range" not in headers for _, headers in mirror.asked)
 
 
+def test_who_has_its_part_sleeps_until_the_whole_is_there(
+    mirror: Mirror, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, wait = [], Reader.wait
+
+    def counted(reader: Reader, offset: int) -> tuple[int, bool]:
+        looks.append(offset)
+        return wait(reader, offset)
+
+    monkeypatch.setattr(Reader, "wait", counted)
+    url = mirror.serve(PACKAGE, CONTENT)
+    mirror.gates[PACKAGE] = threading.Event()
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(client.request, "GET", url, Range="bytes=0-9")
+        assert eventually(lambda: len(looks) > 1)
+        with contextlib.suppress(TimeoutError):
+            waiting.result(0.2)
+        mirror.gates[PACKAGE].set()
+        assert waiting.result()[1] == CONTENT[:10]
+    assert len(looks) == 2
+
+
+def test_a_line_has_nothing_to_do_with_what_comes_next(mirror: Mirror) -> None:
+    """Whoever cuts it late does not cut off the next one on the same connection."""
+    pool, line = Pool(), Line()
+    first = Target.parse(mirror.serve(PACKAGE, CONTENT), named(mirror))
+    assert b"".join(pool.ask("GET", first, {}, named(mirror), line).blocks()) == CONTENT
+    second = Target.parse(mirror.serve("/b", CONTENT), named(mirror))
+    mirror.gates["/b"] = threading.Event()
+    answer = pool.ask("GET", second, {}, named(mirror), Line())
+    line.cut()
+    mirror.gates["/b"].set()
+    assert b"".join(answer.blocks()) == CONTENT
+    pool.close()
+
+
 def test_a_server_that_stalls(mirror: Mirror, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream, "STALLED", 0.3)
+    monkeypatch.setattr(upstream, "STALLED", 2.0)
     url = mirror.serve(PACKAGE, CONTENT)
     mirror.gates[PACKAGE] = threading.Event()
     client = network.client()
@@ -300,11 +359,9 @@ def test_who_has_credentials_does_not_follow_who_has_none(mirror: Mirror, networ
     client = network.client(policy)
     with ThreadPoolExecutor() as pool:
         nobody = pool.submit(client.status, url)
-        while not mirror.asked:
-            time.sleep(0.01)
+        assert eventually(lambda: mirror.asked)
         me = pool.submit(network.another(client.session.access).get, url, Authorization="mine")
-        while len(mirror.asked) < 2 and not me.done():
-            time.sleep(0.01)
+        assert eventually(lambda: len(mirror.asked) == 2)
         mirror.gates[PACKAGE].set()
         assert nobody.result() == 401
         assert me.result() == CONTENT

@@ -14,7 +14,8 @@ def end_daemons(home: Path) -> None:
     """End the daemons whose PID files are below *home*, and wait for that: what they write and remove as they end would
     be in the way of who removes *home*."""
     ending: list[int] = []
-    for file in home.glob("**/*.pid"):
+    files = [Path(directory, name) for directory, _, names in os.walk(home) for name in names if name.endswith(".pid")]
+    for file in files:
         with contextlib.suppress(ProcessLookupError, ValueError, FileNotFoundError):  # it may end just then
             number = int(file.read_text(encoding="ascii"))
             os.kill(number, signal.SIGTERM)

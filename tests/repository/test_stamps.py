@@ -12,6 +12,7 @@ from sfvm.errors import RepositoryError
 from sfvm.repository import stamps
 from sfvm.repository.kept import Kept
 from sfvm.repository.stamps import Stamps
+from tests.guests.project import eventually
 
 
 def test_a_stamp_counts_until_it_is_undone(repository):
@@ -19,8 +20,8 @@ def test_a_stamp_counts_until_it_is_undone(repository):
     assert found.all() == {}
     found.set("web", None)
     repository.make()
-    first, second = stamps.now(), stamps.now()
-    assert first != second
+    first = stamps.now()
+    second = eventually(lambda: (now := stamps.now()) != first and now)
     found.set("web", first)
     found.set("web", second)
     Stamps(repository.root, "proposed").set("web", first)

@@ -4,7 +4,6 @@ import hashlib
 import os
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from sfvm.cancellation import Cancellation, Cancelled
 from sfvm.errors import Place, SpecError
 from sfvm.sources.fetch import fetch
 from sfvm.verbs import Host
+from tests.guests.project import eventually
 from tests.sources.servers import Sftp, sftp
 from tests.verbs import host as host_of
 
@@ -61,6 +61,11 @@ def partial(host: Host) -> Path:
     return host.access.store.contents.parent / "partial"
 
 
+def size(path: Path) -> int:
+    """0 as well when it has just gone."""
+    return path.stat().st_size if path.exists() else 0
+
+
 def url(server: Sftp, path: str = "/images/d.bin") -> str:
     return f"sftp://alice@127.0.0.1:{server.port}{path}"
 
@@ -95,8 +100,7 @@ def test_a_transfer_that_is_stopped_leaves_nothing_running(
     own = host_of(tmp_path, stop=stop, named=frozenset({f"127.0.0.1:{server.port}"}))
     with ThreadPoolExecutor(1) as pool:
         fetching = pool.submit(fetch, url(server), SHA256, own.access, PLACE)
-        while not any(path.stat().st_size for path in partial(own).glob("*")):
-            time.sleep(0.01)
+        assert eventually(lambda: fetching.done() or any(map(size, partial(own).glob("*"))))
         stop.cancel()
         with pytest.raises(Cancelled):
             fetching.result(20)

@@ -104,8 +104,10 @@ def test_what_is_no_file(tmp_path: Path, host: Host, make: str) -> None:
         path.mkdir()
     if make == "fifo":
         os.mkfifo(path)
+    opened = len(list(Path("/proc/self/fd").iterdir()))
     assert str(path) in str(refused(f"file://{path}", host).why)
     assert drafts(host) == []
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened
 
 
 def test_a_wrong_digest(server: Web, host: Host) -> None:
@@ -225,6 +227,7 @@ def test_progress_is_told_when_it_takes_long(
 ) -> None:
     events: list[Event] = []
     own = host_of(tmp_path, listener=events.append, **named(server))
+    monkeypatch.setattr(fetching, "QUIET", 3600)
     fetch(server.url, SHA256, own.access, PLACE)
     assert events == []
     monkeypatch.setattr(fetching, "QUIET", 0)
