@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import signal
+import threading
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,8 @@ from sfvm.errors import ApplianceError
 from sfvm.events import Listener, Notice
 
 SESSION = "qemu:///session"
+AGAIN = 0.02
+"""Seconds between two looks for a QEMU that is to be killed."""
 ADDED = 200
 """The SCSI target of a disk that is added to a running VM: libguestfs counts those of its own from 0."""
 
@@ -103,7 +106,10 @@ class Libvirt:
 
         self._connection = connect(self.name)
         for domain in self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
-            description = str(domain.XMLDesc())
+            try:
+                description = str(domain.XMLDesc())
+            except libvirt.libvirtError:  # another appliance, which has just ended
+                continue
             if self.mark in description:
                 self._domain = domain
                 return description
@@ -148,6 +154,20 @@ class Libvirt:
         if self._connection is not None:
             self._connection.close()
         self._domain = self._connection = None
+
+
+def kill_until(over: threading.Event, directory: Path) -> None:
+    """Kill every QEMU whose command line names *directory*, until *over* is set: one that is just being started has no
+    command line yet."""
+    mark = str(directory).encode()
+    while True:
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):  # it has ended, or is not ours
+                words = entry.read_bytes()
+                if mark in words and b"-nodefaults" in words:
+                    os.kill(int(entry.parent.name), signal.SIGKILL)
+        if over.wait(AGAIN):
+            return
 
 
 def connect(uri: str) -> Any:

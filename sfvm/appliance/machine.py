@@ -7,7 +7,6 @@ import functools
 import json
 import os
 import posixpath
-import signal
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from sfvm.appliance.channel import LogChannel
 from sfvm.appliance.console import Console
 from sfvm.appliance.guest import ApplianceGuest
 from sfvm.appliance.handshake import Booted, Restored
-from sfvm.appliance.hypervisor import Direct, Hypervisor, Libvirt
+from sfvm.appliance.hypervisor import Direct, Hypervisor, Libvirt, kill_until
 from sfvm.appliance.image import Image
 from sfvm.appliance.profile import V2, Profile
 from sfvm.appliance.runner import Runner
@@ -127,6 +126,7 @@ class Appliance:
         self.restored = False
         self.supply: Supply | None = None
         self._handle: guestfs.GuestFS | None = None
+        self._launched = threading.Event()
         self._mounted = False
         self.guest: ApplianceGuest
 
@@ -205,10 +205,12 @@ class Appliance:
         if self.supply is not None:
             self.supply.access = access
 
-    @staticmethod
-    def _launch(handle: guestfs.GuestFS) -> None:
-        quiet(handle)
-        handle.launch()
+    def _launch(self, handle: guestfs.GuestFS) -> None:
+        try:
+            quiet(handle)
+            handle.launch()
+        finally:
+            self._launched.set()
 
     def _attach(self, handle: guestfs.GuestFS) -> None:
         for drive in self.drives:
@@ -239,13 +241,8 @@ class Appliance:
         self._kill_by_directory()
 
     def _kill_by_directory(self) -> None:
-        """Kill the QEMU that was given our directory: before the launch is done its process ID is not known."""
-        mark = str(self.directory).encode()
-        for entry in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                words = entry.read_bytes()
-                if mark in words and b"-nodefaults" in words:
-                    os.kill(int(entry.parent.name), signal.SIGKILL)
+        """Until the launch is over QEMU's process ID is not known, but that it was given our directory."""
+        kill_until(self._launched, self.directory)
 
     def _console(self, event: int, handle: int, data: bytes | str, array: Sequence[int]) -> None:
         self.console.feed(data if isinstance(data, str) else data.decode("utf-8", errors="replace"))

@@ -17,7 +17,9 @@ PREFIX = "sfvm-vm-"
 LONGEST = 60
 """A socket's path may have 107 characters (unix(7)); so many may be those of the directory for temporary files."""
 YOUNG = 60.0
-"""Seconds: a directory without a lock may still be about to get one."""
+"""Seconds: a directory whose lock has no mark may still be about to get one."""
+MARK = b"\n"
+"""What a lock has once it is held: one that is free then is a dead process's."""
 SOCKET = "guestfsd.sock"
 LIBGUESTFS = re.compile(r"(/[^\s,='\"<>]+/libguestfs\w{6})/guestfsd\.sock")
 
@@ -37,6 +39,8 @@ class Scratch:
             shutil.rmtree(dead, ignore_errors=True)
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=home))
         self._lock = _lock(self.path)
+        if self._lock is not None:
+            os.write(self._lock, MARK)
 
     def note(self, description: str) -> None:
         """Remember libguestfs's own socket directory, found in a QEMU command line or domain *description*."""
@@ -67,6 +71,13 @@ def _lock(directory: Path) -> int | None:
     return descriptor
 
 
+def _marked(directory: Path) -> bool:
+    try:
+        return (directory / "lock").stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
 def _stale(home: Path) -> Iterator[Path]:
     """Our directories in *home* whose process is gone."""
     for directory in home.glob(f"{PREFIX}*"):
@@ -74,7 +85,7 @@ def _stale(home: Path) -> Iterator[Path]:
             state = directory.lstat()
             if state.st_uid != os.geteuid() or directory.is_symlink():
                 continue
-            if not (directory / "lock").exists() and time.time() - state.st_mtime < YOUNG:
+            if not _marked(directory) and time.time() - state.st_mtime < YOUNG:
                 continue
             lock = _lock(directory)
         except OSError:  # gone meanwhile

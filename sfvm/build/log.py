@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ class NodeLog:
         self.tail: collections.deque[str] = collections.deque(maxlen=TAIL)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a", encoding="utf-8", errors="replace")
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -29,12 +31,16 @@ class NodeLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with self._lock:
+            self._file.close()
 
     def line(self, text: str) -> None:
-        """One line of output."""
+        """One line of output. What comes after the end, as the last lines of a killed VM may, is lost."""
         self.tail.append(text)
-        self._file.write(text + "\n")
+        with self._lock:
+            if self._file.closed:
+                return
+            self._file.write(text + "\n")
         self.listener(Output(self.node, text))
 
     def heading(self, text: str) -> None:

@@ -32,7 +32,7 @@ def test_output_is_live(appliance: Appliance, log: list[str]) -> None:
     original = appliance.channel.log
     appliance.channel.log = lambda line: seen.append(time.monotonic())
     try:
-        appliance.guest.run(Command("echo first; sleep 2; echo second"))
+        appliance.guest.run(Command("echo first; sleep 4; echo second"))
     finally:
         appliance.channel.log = original
     assert seen[1] - seen[0] > 1.5
@@ -62,10 +62,10 @@ def test_capture(appliance: Appliance, log: list[str]) -> None:
 def test_timeout(appliance: Appliance) -> None:
     start = time.monotonic()
     with pytest.raises(CommandFailed) as failed:
-        appliance.guest.run(Command("echo begun; sleep 1000", timeout=1))
+        appliance.guest.run(Command("echo begun; sleep 1000", timeout=3))
     assert failed.value.status == 124
     assert failed.value.output == ("begun",)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
 
 
 def test_timeout_of_a_command_that_does_not_want_to_end(appliance: Appliance) -> None:

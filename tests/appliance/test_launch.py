@@ -55,6 +55,14 @@ def start(image: Image, path: Path, profile: Profile = TCG, readonly: bool = Fal
     return launching.start(image, drives, Shape(memory=768, cpus=1), "direct", profile, log=lambda line: None)
 
 
+def ended(process: "subprocess.Popen[str]") -> int:
+    """How *process* has ended, which it must."""
+    try:
+        return process.wait(120)
+    finally:
+        process.kill()
+
+
 def traces(appliance: Appliance) -> Callable[[], list[str]]:
     """What to ask later: what is left of *appliance*."""
     pid = appliance.hypervisor.pid  # type: ignore[attr-defined]
@@ -183,7 +191,7 @@ def test_signals_leave_nothing(image: Image, tmp_path: Path, number: signal.Sign
         pid, *directories = process.stdout.readline().split()
         assert running(int(pid))
         os.kill(process.pid, number)
-        process.wait(120)
+        ended(process)
     assert eventually(lambda: not running(int(pid)))
     if number == signal.SIGKILL:  # nobody was left to clean up: the next one does
         start(image, disk).close()
@@ -210,5 +218,5 @@ def test_signals_end_what_is_going_on(image: Image, tmp_path: Path, number: sign
         if phase == "command":
             process.stdout.readline()
         os.kill(process.pid, number)
-        assert process.wait(120) != 0
+        assert ended(process) != 0
     assert emulators() == []

@@ -1,7 +1,10 @@
 """The parts of the appliance that need no VM."""
 
 import os
+import signal
 import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -63,6 +66,41 @@ def test_keys_that_rpm_trusts_are_no_packages() -> None:
     output = "foo\t3:1-1\tnoarch\ngpg-pubkey\t8483c65d-5ccc5b19\t(none)\ngpg-pubkey\t1-2\t(none)\n"
     assert list(packages.listed(output)) == [Package("foo", "3:1-1", "noarch")]
     assert list(packages.listed("glibc\t2.40-1\n")) == [Package("glibc", "2.40-1")]
+
+
+def test_who_is_started_only_after_the_first_look_is_killed_too(tmp_path: Path) -> None:
+    over = threading.Event()
+    killing = threading.Thread(target=hypervisor.kill_until, args=(over, tmp_path))
+    killing.start()
+    words = [sys.executable, "-c", "import time; time.sleep(60)", "-nodefaults", tmp_path]
+    with subprocess.Popen(words) as late:
+        late.wait(120)
+    over.set()
+    killing.join(60)
+    assert late.returncode == -signal.SIGKILL
+    assert not killing.is_alive()
+
+
+def test_a_domain_that_ends_while_ours_is_looked_for_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    libvirt = pytest.importorskip("libvirt")
+
+    class Domain:
+        def __init__(self, description: str) -> None:
+            self.description = description
+
+        def XMLDesc(self) -> str:
+            if not self.description:
+                raise libvirt.libvirtError("no domain with that UUID")
+            return self.description
+
+    class Connection:
+        def listAllDomains(self, flags: int) -> list[Domain]:
+            return [Domain(""), Domain("another"), Domain(f"<domain>{tmp_path}</domain>")]
+
+    monkeypatch.setattr(hypervisor, "connect", lambda uri: Connection())
+    assert hypervisor.Libvirt("qemu:///session", tmp_path).started(None) == f"<domain>{tmp_path}</domain>"
 
 
 def test_a_connection_that_does_not_answer_is_told() -> None:

@@ -1,5 +1,6 @@
 """Directories of appliances whose process was killed."""
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -51,6 +52,22 @@ def test_those_in_use_stay() -> None:
     first.close()
     assert second.path.is_dir()
     second.close()
+
+
+def test_two_that_begin_at_once_leave_each_other_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second looks when the first has made its lock, and does not hold it yet."""
+    real, others = fcntl.flock, []
+
+    def late(descriptor: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        others.append(Scratch())
+        real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    first = Scratch()
+    assert first.path.is_dir()
+    first.close()
+    others[0].close()
 
 
 def test_only_an_old_directory_without_a_lock_goes(home: Path) -> None:

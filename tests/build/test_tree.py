@@ -146,7 +146,7 @@ def test_keep_going_builds_what_does_not_depend_on_the_failure(project):
 
 
 def test_two_processes_do_the_work_once(project):
-    project.write("slow", "busybox", '<run network="no">sleep 4</run>', '<file path="/etc/slow">x</file>')
+    project.write("slow", "busybox", '<run network="no">sleep 8</run>', '<file path="/etc/slow">x</file>')
     first = project.start("build", "slow")
     first.until("StepStarted", node="slow")
     second = project.sfvm("build", "slow")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,12 @@ SPECS = Path(__file__).parent / "specs"
 BUILD_SECONDS = 2400.0
 BOOT_SECONDS = 900.0
 """What is stuck ends the test; without KVM a good build takes about ten minutes, a good boot about one."""
+
+
+def prompts(host: str, console: str) -> bool:
+    """Whether *host* asks for a login. What others have to say may come between the words, which are written one by
+    one."""
+    return re.search(rf"^{host}\b.*?login:", console, re.MULTILINE | re.DOTALL) is not None
 
 
 @pytest.fixture(scope="session")

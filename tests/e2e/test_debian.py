@@ -10,7 +10,7 @@ import pytest
 
 from sfvm.boot.qemu import boot
 from sfvm.bundle.format import Formats
-from tests.e2e.conftest import BOOT_SECONDS, BUILD_SECONDS, SPECS
+from tests.e2e.conftest import BOOT_SECONDS, BUILD_SECONDS, SPECS, prompts
 from tests.guests.project import Project
 
 pytestmark = pytest.mark.e2e
@@ -38,7 +38,7 @@ def disk(debian: Project) -> Path:
 def test_the_same_image_boots_to_a_login_prompt(disk: Path, firmware: str) -> None:
     console = boot(disk, firmware, until=[MARK, "login:"], deadline=BOOT_SECONDS)
     assert MARK in console
-    assert "debian login:" in console
+    assert prompts("debian", console)
 
 
 SEALED = {
@@ -95,7 +95,7 @@ def starts(debian: Project, node: str, name: str, firmware: str, parts: str) -> 
     image = debian.home / "out" / f"{node}-{name}" / "disk.qcow2"
     answers = {"Please unlock disk root": PASSPHRASE, "Please enter passphrase for disk": PASSPHRASE}
     console = boot(image, firmware, until=["login:"], deadline=BOOT_SECONDS, answers=answers)
-    assert "debian login:" in console
+    assert prompts("debian", console)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sfvm.boot.qemu import boot
-from tests.e2e.conftest import BOOT_SECONDS, BUILD_SECONDS
+from tests.e2e.conftest import BOOT_SECONDS, BUILD_SECONDS, prompts
 from tests.guests.project import Project
 from tests.guests.project import project as project_of
 from tests.mirrors.apt import Mirror, ubuntu
@@ -62,19 +62,19 @@ def image(tree: Project, node: str) -> Path:
 def test_centos_boots_to_a_login_prompt(tree: Project) -> None:
     console = boot(image(tree, "centos"), "bios", until=["login:"], deadline=BOOT_SECONDS)
     assert "CentOS Stream 9" in console
-    assert "centos login:" in console
+    assert prompts("centos", console)
     assert "graphical.target" not in console
 
 
 def test_gnome_reaches_the_graphical_target(tree: Project) -> None:
-    wanted = ["Started gdm.service", "Reached target graphical.target", "gnome login:"]
-    boot(image(tree, "gnome"), "uefi", until=wanted, deadline=BOOT_SECONDS)
+    wanted = ["Started gdm.service", "Reached target graphical.target", "login:"]
+    assert prompts("gnome", boot(image(tree, "gnome"), "uefi", until=wanted, deadline=BOOT_SECONDS))
 
 
 def test_ubuntu_boots_to_a_login_prompt(tree: Project) -> None:
     console = boot(image(tree, "ubuntu"), "uefi", until=["login:"], deadline=BOOT_SECONDS)
     assert "Ubuntu 24.04 LTS" in console
-    assert "ubuntu login:" in console
+    assert prompts("ubuntu", console)
 
 
 def test_the_guest_goes_on_with_the_archive(tree: Project, archive: Mirror) -> None:

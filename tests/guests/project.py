@@ -294,16 +294,18 @@ def unused(directories: set[Path], run: Path) -> list[str]:
         made = path.stat().st_mtime
         return any(made <= marker.stat().st_mtime for marker in run.glob("kills-*"))
 
-    def look() -> list[str]:
-        found = []
+    found: list[str] = []
+
+    def clean() -> bool:
+        found.clear()
         for path in directories:
             with contextlib.suppress(FileNotFoundError):  # gone meanwhile
                 if not orphaned(path) and not _used(path):
                     found.append(str(path))
-        return found
+        return not found
 
-    eventually(lambda: not look())
-    return look()
+    eventually(clean)
+    return found  # and no second look: then another's may be in its last moment
 
 
 def _used(directory: Path) -> bool:

@@ -22,6 +22,7 @@ from tests.peers.tools import tool
 pytestmark = pytest.mark.vm
 
 INIT = """#!/bin/busybox sh
+/bin/busybox dmesg -n 1
 /bin/busybox mount -t proc proc /proc
 read -r words </proc/cmdline
 echo "the guest is up: $words"

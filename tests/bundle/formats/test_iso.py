@@ -97,7 +97,8 @@ def live(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
     busybox = Path(run("sh", "-c", "command -v busybox").strip())
     (root / "bin/busybox").write_bytes(busybox.read_bytes())
     (root / "init").write_text(
-        "#!/bin/busybox sh\n/bin/busybox echo I-AM-ALIVE\n/bin/busybox sleep 1\n/bin/busybox poweroff -f\n"
+        '#!/bin/busybox sh\nbusybox() { /bin/busybox "$@"; }\n'
+        "busybox dmesg -n 1\nbusybox echo I-AM-ALIVE\nbusybox sleep 1\nbusybox poweroff -f\n"
     )
     for path in (root / "init", root / "bin/busybox"):
         path.chmod(0o755)

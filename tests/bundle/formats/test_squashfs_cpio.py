@@ -172,7 +172,7 @@ def test_a_machine_boots_from_the_network_into_the_node(project, image, tmp_path
         "net",
         "busybox",
         '<copy from="kernel" to="/boot/vmlinuz-1"/>',
-        '<file path="/init" mode="0755">#!/bin/sh\necho I-AM-THE-NODE; cat /plain; poweroff -f\n</file>',
+        '<file path="/init" mode="0755">#!/bin/sh\ndmesg -n 1; echo I-AM-THE-NODE; cat /plain; poweroff -f\n</file>',
         '<file path="/plain">and-this-is-a-file\n</file>',
     )
     project.sfvm("build", "net", "--bundle", "netboot", "--set", "console=ttyS0", "--output", "out")
