@@ -21,7 +21,7 @@ from sfvm.errors import ApplianceError
 from sfvm.events import Listener, Notice
 
 SESSION = "qemu:///session"
-AGAIN = 0.02
+AGAIN = 0.1
 """Seconds between two looks for a QEMU that is to be killed."""
 ADDED = 200
 """The SCSI target of a disk that is added to a running VM: libguestfs counts those of its own from 0."""

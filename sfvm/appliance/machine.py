@@ -179,7 +179,10 @@ class Appliance:
         watch.start()
         try:
             with stop.killing(self._kill_by_directory):
-                interruptible(functools.partial(self._launch, handle), self._kill_by_directory)
+                try:
+                    interruptible(functools.partial(self._launch, handle), self._kill_by_directory)
+                finally:
+                    self._launched.set()  # or it has never begun
         except RuntimeError as error:
             raise self._died("the appliance did not start", str(error)) from error
         finally:

@@ -38,8 +38,9 @@ def interruptible(call: Callable[[], Result], stop: Callable[[], None]) -> Resul
         go.set()
         over.wait()
     except BaseException:
-        stop()
-        over.wait()
+        if go.is_set():
+            stop()
+            over.wait()
         raise
     if errors:
         raise errors[0]

@@ -33,6 +33,20 @@ def test_a_signal_stops_the_call() -> None:
     assert told == ["ended", "came through"]
 
 
+def test_a_signal_before_the_call_leaves_it_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Early(threading.Event):
+        def set(self) -> None:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading, "Event", Early)
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: None)
+    told: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(lambda: told.append("called"), lambda: told.append("stopped"))
+    assert told == []
+
+
 def test_other_threads_call_directly() -> None:
     names: list[str] = []
 
