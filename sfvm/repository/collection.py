@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -31,6 +32,11 @@ DRAFT_AGE = 7 * 86400.0
 """Seconds after which a download that broke is not continued any more."""
 FINISHED_AGE = 7 * 86400.0
 """Seconds after which a finished node that no bundle has used is removed."""
+
+# What sfvm calls its files there: anything else, in a directory that was there before, is not its own.
+TEMPORARY = re.compile(r".+\.(?P<pid>[0-9]{1,9})\.[0-9a-f]+|(visit|contents)-[a-z0-9_]{8}", re.DOTALL)
+QUARANTINED = re.compile(rf"{KEY.pattern}\..+|name-.+", re.DOTALL)
+FINISHED = re.compile(rf"{KEY.pattern}\.[0-9a-f]{{16}}")
 
 
 @dataclass(frozen=True)
@@ -107,13 +113,14 @@ def leftovers(repository: Repository) -> list[Path]:
     now = time.time()
     found = []
     for path in _paths(repository.root / "tmp"):
+        if (named := TEMPORARY.fullmatch(path.name)) is None:
+            continue
         try:
             age = now - max(path.lstat().st_mtime, *(child.lstat().st_mtime for child in _below(path)), 0.0)
         except FileNotFoundError:
             continue
-        parts = path.name.rsplit(".", 2)
-        known = len(parts) == 3 and parts[1].isdigit()
-        if age > FOREIGN_AGE or (known and age > LEFTOVER_AGE and not _alive(int(parts[1]))):
+        pid = named.group("pid")
+        if age > FOREIGN_AGE or (pid is not None and age > LEFTOVER_AGE and not _alive(int(pid))):
             found.append(path)
     return sorted(found)
 
@@ -223,7 +230,7 @@ class _Collector:
     def work(self, work_age: float) -> list[str]:
         removed = []
         for path in _paths(self.repository.root / "work"):
-            if path.name in self.leased:
+            if path.name in self.leased or not KEY.fullmatch(path.name):
                 continue
             work = Work(path, path.name, "")
             journal = path / "journal"
@@ -237,6 +244,8 @@ class _Collector:
         """The manifests of nodes that are still named serve as their history until they are built again."""
         current = set(self.repository.names().values())
         for path in _paths(self.repository.root / "quarantine"):
+            if not QUARANTINED.fullmatch(path.name):
+                continue
             key = path.name[:64]
             if path.suffix != ".json" or key not in current or self.repository.built(key):
                 self.remove(path)
@@ -245,7 +254,9 @@ class _Collector:
         """What bundling has prepared is kept while its node is there, and as long as it is of use now and then."""
         for path in _paths(self.repository.root / "finished"):
             key = path.name[:64]
-            if key not in self.leased and (key not in needed or time.time() - path.stat().st_mtime > FINISHED_AGE):
+            if not FINISHED.fullmatch(path.name) or key in self.leased:
+                continue
+            if key not in needed or time.time() - path.stat().st_mtime > FINISHED_AGE:
                 self.remove(path)
 
     def remove(self, path: Path) -> None:

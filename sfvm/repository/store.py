@@ -32,6 +32,11 @@ WORK_AGE = 14 * 86400.0
 """Seconds for which gc leaves the work of an unfinished build alone."""
 
 
+MADE = ("layers", "nodes", "names", "work", "logs", "lock/leases", "tmp")
+OWN = frozenset({*MADE, "lock", "locks", "refreshed", "proposed", "finished", "downloads", "quarantine"})
+"""The directories that there may be."""
+
+
 class Repository:
     """The repository in the directory *root*, which is made when something is first written.
 
@@ -383,16 +388,30 @@ class Repository:
     def make(self) -> None:
         """Make the directories, once.
 
-        :raises RepositoryError: they cannot be made
+        :raises RepositoryError: they cannot be made, or the directory holds something else
         """
         if self._made:
             return
         with writing("the repository", self.root):
-            for name in ("layers", "nodes", "names", "work", "logs", "lock/leases", "tmp"):
+            if not self._check_format():
+                self._refuse_foreign()
+            for name in MADE:
                 (self.root / name).mkdir(parents=True, exist_ok=True)
             if not self._check_format():
                 write_atomically(self.root / "format", f"{VERSION}\n".encode(), self.root / "tmp")
         self._made = True
+
+    def _refuse_foreign(self) -> None:
+        """:raises RepositoryError: there is what no repository has, even when sfvm was killed while it made it"""
+        for path in sorted(self.root.iterdir()) if self.root.exists() else ():
+            if path.name in ("format", "lost+found"):  # another process has just made it; a file system of its own
+                continue
+            if path.name not in OWN or not path.is_dir():
+                raise RepositoryError(
+                    f"{self.root} is no repository",
+                    why=f"it holds {path.name!r}, which is not sfvm's, and garbage is collected there",
+                    hint="name another directory with --repository",
+                )
 
     def _check_format(self) -> bool:
         try:

@@ -183,6 +183,31 @@ def test_gc_frees_old_work_and_leftovers(repository, add, set_back):
     assert sorted(path.name[0] for path in (repository.root / "tmp").iterdir()) == ["y", "z"]
 
 
+def test_gc_leaves_alone_what_is_not_called_like_sfvms_own(repository, add, set_back):
+    add(repository, "web")
+    foreign = [
+        repository.root / name
+        for name in ("work/thesis", "quarantine/evidence", "finished/report", f"finished/{'a' * 64}", "tmp/draft.odt")
+    ]
+    own = [
+        repository.root / name
+        for name in (
+            f"work/{'1' * 64}",
+            f"quarantine/{'1' * 64}.qcow2",
+            "quarantine/name-\n",
+            f"finished/{'1' * 64}.{'2' * 16}",
+            "tmp/visit-a_b1c2d3",
+        )
+    ]
+    for path in (*foreign, *own):
+        path.mkdir(parents=True)
+        (path / "content").write_text("years of work")
+        for old in (path / "content", path):
+            set_back(old, 400 * 86400.0)
+    repository.gc()
+    assert [path for path in (*foreign, *own) if path.exists()] == foreign
+
+
 def building(root, add, seed, rounds):
     repository = Repository(root)
     dice = random.Random(seed)

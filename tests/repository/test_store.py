@@ -124,6 +124,34 @@ def test_a_newer_format_is_refused(repository, add):
         Repository(repository.root)
 
 
+@pytest.mark.parametrize("name", ["thesis", "work", ".git"])
+def test_a_directory_that_holds_something_else_is_no_repository(tmp_path, name):
+    root = tmp_path / "vm"
+    (root / "work" / "thesis").mkdir(parents=True)
+    path = root / name
+    if name == "work":
+        (root / "work" / "thesis").rmdir()
+        path.rmdir()
+    path.write_text("years of work")
+    before = sorted(root.rglob("*"))
+    repository = Repository(root)
+    for change in (repository.make, repository.gc, lambda: repository.point("web", "a" * 64)):
+        with pytest.raises(RepositoryError, match="is no repository") as error:
+            change()
+        assert error.value.hint == "name another directory with --repository"
+    assert sorted(root.rglob("*")) == before
+
+
+@pytest.mark.parametrize("there", [[], ["lost+found"], ["layers", "nodes"], ["lock/leases", "tmp", "downloads/url"]])
+def test_a_repository_whose_making_was_interrupted_is_made(tmp_path, there):
+    root = tmp_path / "repository"
+    root.mkdir()
+    for name in there:
+        (root / name).mkdir(parents=True)
+    Repository(root).make()
+    assert (root / "format").read_text() == "1\n"
+
+
 # Names
 
 
