@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sfvm.cli.options import Options, pins, require
-from sfvm.errors import Interrupted, SfvmError
+from sfvm.errors import Interrupted, RepositoryError, SfvmError
 from sfvm.tree.node import canonical
 
 if TYPE_CHECKING:
@@ -91,8 +91,12 @@ def outdated(
     from sfvm.repository import Repository
 
     repository = Repository(settings.repository)
-    keys = {entry.name: key for entry in entries if (key := repository.current(entry.name)) and repository.built(key)}
-    manifests = {key: repository.manifest(key) for key in keys.values()}
+    manifests: dict[str, Manifest] = {}
+    keys: dict[str, str] = {}
+    for entry in entries:
+        key = repository.current(entry.name)
+        if key and repository.built(key) and (manifest := _manifest(repository, key)):
+            keys[entry.name], manifests[key] = key, manifest
     found: dict[str, dict[str, Waiting]] = {}
     failed: dict[str, SfvmError] = {}
     for top in looks.tops(manifests.values()):
@@ -122,9 +126,17 @@ def outdated(
 
 def _chain(manifest: Manifest, repository: Repository) -> list[Manifest]:
     chain = [manifest]
-    while chain[0].parent is not None:
-        chain.insert(0, repository.manifest(chain[0].parent))
+    while chain[0].parent is not None and (parent := _manifest(repository, chain[0].parent)):
+        chain.insert(0, parent)
     return chain
+
+
+def _manifest(repository: Repository, key: str) -> Manifest | None:
+    """None: it is damaged, which hides no other node; verify tells."""
+    try:
+        return repository.manifest(key)
+    except RepositoryError:
+        return None
 
 
 def resolve_all(library: Library, refreshed: Mapping[str, Pin]) -> tuple[dict[str, Node], dict[str, SfvmError]]:
@@ -160,7 +172,12 @@ def _entries(nodes: Iterable[Node], repository: Repository) -> list[Entry]:
         key, note = node.key, ""
         if repository.built(node.key):
             state = "built"
-            size = last.get("size") if last and last.get("key") == node.key else repository.manifest(node.key).size
+            if last and last.get("key") == node.key:
+                size = last.get("size")
+            elif manifest := _manifest(repository, node.key):
+                size = manifest.size
+            else:
+                size, note = None, "its manifest is damaged, see `sfvm verify`"
         elif last is None:
             state, size, note = "missing", None, node.definition.summary
         elif repository.built(last.get("key", "")) and _locked(node, last, locked):

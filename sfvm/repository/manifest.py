@@ -15,7 +15,8 @@ from sfvm.downloads.fetched import Fetched
 
 VERSION = 1
 KEY = re.compile(r"[0-9a-f]{64}")
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,199}")
+"""What specs may call a node, too (``node-name`` in :mod:`sfvm.spec.patterns`, which takes a while to import)."""
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Names:
         :raises RepositoryError: no valid name, or it cannot be written
         """
         if not NAME.fullmatch(name) or not KEY.fullmatch(key):
-            raise RepositoryError(f"{name!r} cannot be a node's name", hint="use letters, digits, '.', '_' and '-'")
+            raise RepositoryError(f"{name!r} cannot be a node's name", hint="use letters, digits and _ . + -")
         with writing(f"the name {name}", self.root), self._alone():
             history = self.history(name)
             if history and history[-1][1] == key:

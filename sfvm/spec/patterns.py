@@ -48,7 +48,9 @@ SHARED = {
     "part-size": Pattern(r"[+]?[0-9]+[KMGT]?|[0-9]+%", "a size such as 8G, +500M (what it needs and more) or 50%"),
     "variable": Pattern(VARIABLE, "a value with a variable", variable=False),
     "identifier": Pattern(IDENTIFIER, "an identifier of letters, digits and _", variable=False),
-    "node-name": Pattern(r"[A-Za-z0-9][A-Za-z0-9_.+\-]*", "a name of letters, digits and _ . + -", variable=False),
+    "node-name": Pattern(
+        r"[A-Za-z0-9][A-Za-z0-9_.+\-]{0,199}", "a name of at most 200 letters, digits and _ . + -", variable=False
+    ),
 }
 
 TYPES = ("string", "integer", "size", "yes-no", "word", "words", "path", "sha256")

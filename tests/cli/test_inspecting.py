@@ -66,6 +66,19 @@ def test_damaged_manifests_and_names_are_no_bugs(world, repository, content):
     assert states(world)["leaf"] == "missing"
 
 
+def test_a_damaged_manifest_hides_no_other_node(world, repository):
+    world.put("leaf")
+    path = repository.nodes / f"{repository.current('web')}.json"
+    damaged = path.read_text().replace('"name": "web"', '"name": "../web"', 1)
+    path.chmod(0o644)
+    path.write_text(damaged)
+    told = world.run("tree", "leaf")
+    assert told.returncode == 0, told.stderr
+    web, leaf = told.stdout.splitlines()[-2:]
+    assert ("built" in web, "damaged, see `sfvm verify`" in web) == (True, True)
+    assert ("leaf" in leaf, "built" in leaf, "damaged" in leaf) == (True, True, False)
+
+
 def test_plan_says_what_and_why(world, repository):
     world.put("root")
     plan = json.loads(world.run("plan", "leaf", "--json").stdout)

@@ -11,6 +11,7 @@ from sfvm.build import outdated
 from sfvm.cli import main
 from sfvm.errors import Interrupted, StepError
 from sfvm.managers.waiting import Waiting
+from sfvm.repository import Repository
 from tests.cli.conftest import World
 
 NEWER = Waiting("nginx", "1.2", "1.3", True)
@@ -56,6 +57,16 @@ def test_all_were_asked(tree: World, capsys: pytest.CaptureFixture[str]) -> None
     out, err = capsys.readouterr()
     assert err == ""
     assert "cannot" not in out
+
+
+def test_a_damaged_manifest_does_not_stop_the_others(tree: World, capsys: pytest.CaptureFixture[str]) -> None:
+    repository = Repository(tree.home / "repository")
+    path = repository.nodes / f"{repository.current('leaf')}.json"
+    path.chmod(0o644)
+    path.write_text(path.read_text().replace('"name": "leaf"', '"name": "/eaf"', 1))
+    assert main(["tree", "--outdated", "--json"]) == 0
+    entries = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert ["waiting" in entries[name] for name in ("root", "web", "other", "leaf")] == [True, True, True, False]
 
 
 def test_an_interrupt_stops_it(tree: World, monkeypatch: pytest.MonkeyPatch) -> None:

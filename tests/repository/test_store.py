@@ -170,13 +170,20 @@ def test_a_torn_name_keeps_what_is_whole(repository, add):
     assert repository.current("web") == key
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../../etc", ".hidden", "a b", "ü", "a\n"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../../etc", ".hidden", "a b", "ü", "a\n", "a" * 201])
 def test_names_that_are_none(repository, name):
     with pytest.raises(RepositoryError):
         repository.point(name, "0" * 64)
     with pytest.raises(UsageError):
         repository.remove(name)
     assert repository.current(name) is None
+
+
+@pytest.mark.parametrize("name", ["libstdc++", "0", "a" * 200])
+def test_names_that_specs_may_have(repository, add, name):
+    key = add(repository, name)
+    assert repository.names() == {name: key}
+    assert repository.manifest(key).name == name
 
 
 def test_resolve(repository, add):
@@ -242,7 +249,7 @@ def test_downloads_are_kept_by_content(repository, tmp_path):
     manifest=st.builds(
         Manifest,
         key=HEX,
-        name=st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True),
+        name=st.from_regex(r"[a-z0-9][a-z0-9._+-]{0,20}", fullmatch=True),
         parent=st.none(),
         parent_name=st.none(),
         inputs=st.dictionaries(TEXT, st.integers() | TEXT | st.none()),

@@ -8,6 +8,7 @@ from lxml import etree
 
 from sfvm import document
 from sfvm.errors import SfvmError, SpecError
+from sfvm.repository.manifest import NAME
 from sfvm.spec import schema
 from sfvm.verbs import registry
 
@@ -40,6 +41,16 @@ def test_the_published_schema_judges_a_document_as_written(write: Write) -> None
     bad = write("b.xml", BODY.format('<steps><file path="/x" mode="rw">x</file></steps>'))
     assert relaxng.validate(etree.parse(good))
     assert not relaxng.validate(etree.parse(bad))
+
+
+@pytest.mark.parametrize(
+    ("name", "valid"), [("libstdc++", True), ("a" * 200, True), ("a" * 201, False), ("_a", False), ("a b", False)]
+)
+def test_a_node_is_called_what_the_repository_takes(name: str, valid: bool) -> None:
+    relaxng = etree.RelaxNG(etree.fromstring(schema.assemble("filesystem")))
+    spec = etree.fromstring(f'<filesystem xmlns="urn:sfvm:1" name="{name}" parent="b"/>')
+    assert relaxng.validate(spec) == valid
+    assert (NAME.fullmatch(name) is not None) == valid
 
 
 def test_the_whole_language_is_valid(write: Write) -> None:
