@@ -41,6 +41,7 @@ from sfvm.repository import Repository, Work
 from sfvm.repository.files import temporary
 from sfvm.spec.model import Disk
 from sfvm.tree import Node
+from sfvm.tree.node import canonical
 from sfvm.verbs import Attached, Base, Host, Step
 
 MAX_FILES = 100
@@ -251,7 +252,9 @@ class ChainBuilder:
         self.listener(StepStarted(node.name, index, title, str(verb.place), expected))
         begun = time.monotonic()
         try:
+            _require_unchanged(node, index, verb)
             action()
+            _require_unchanged(node, index, verb)
         except (CommandFailed, SfvmError) as error:
             self.stop.check()
             failure = describe(error, node, index, verb, work.directory)
@@ -349,3 +352,21 @@ class ChainBuilder:
         disk = node.chain[0].definition.disk
         assert disk is not None  # a chain begins with a root
         return disk
+
+
+def _require_unchanged(node: Node, index: int, verb: Step | Base) -> None:
+    """The key tells what was read when the build was planned; files that are the same are not read again.
+
+    :raises StepError: *verb*, step *index* of *node* (0: its base), would mean something else now
+    """
+    planned = node.steps[index - 1].inputs if index else node.inputs["base"]["inputs"]
+    try:
+        changed = canonical(verb.inputs()) != canonical(planned)
+    except (OSError, SfvmError):
+        changed = True  # removed, for example
+    if changed:
+        raise StepError(
+            "a file that it reads was changed while the node was being built",
+            place=verb.place,
+            hint="run the same command again",
+        )
