@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import posixpath
 import re
 import shutil
 import time
@@ -18,6 +19,7 @@ from sfvm.errors import RepositoryError, SfvmError
 from sfvm.repository.files import Lock, sync, wait, writing
 from sfvm.repository.kept import Kept
 from sfvm.repository.manifest import KEY
+from sfvm.repository.twins import FLAT
 from sfvm.repository.work import Work
 
 if TYPE_CHECKING:
@@ -156,10 +158,9 @@ class _Collector:
     def run(self, work_age: float) -> Removed:
         needed = self.needed()
         nodes = self.nodes(needed)
-        self.twins(needed)
+        self.twins(needed, self.finished(needed))
         work = self.work(work_age)
         self.quarantine()
-        self.finished(needed)
         needed_downloads = self.fetched(needed) | Kept(self.repository.root).all()
         downloads = Store(self.repository.downloads).outdated(needed_downloads)
         for path in (*leftovers(self.repository), *downloads):
@@ -213,15 +214,16 @@ class _Collector:
         except (OSError, ValueError, KeyError, TypeError):
             return 1 << 30, ""  # nothing builds on what has no manifest
 
-    def twins(self, needed: set[str]) -> None:
+    def twins(self, needed: set[str], finished: list[Path]) -> None:
         """Flattened twins are kept as long as an overlay names them, or a running build may."""
         used = set(self.leased)
-        for key in needed:
+        overlays = (*map(self.repository.overlay, needed), *(path / "filesystem.qcow2" for path in finished))
+        for path in overlays:
             try:
-                backing = qcow2.header(self.repository.overlay(key)).backing
+                backing = posixpath.basename(qcow2.header(path).backing or "")
             except SfvmError:
                 continue  # never built, or damaged: verify tells
-            if backing is not None and ".flat." in backing:
+            if backing.endswith(FLAT):
                 used.add(backing[:64])
         for path in _paths(self.repository.layers):
             if ".flat." in path.name and path.name[:64] not in used:
@@ -250,14 +252,19 @@ class _Collector:
             if path.suffix != ".json" or key not in current or self.repository.built(key):
                 self.remove(path)
 
-    def finished(self, needed: set[str]) -> None:
-        """What bundling has prepared is kept while its node is there, and as long as it is of use now and then."""
+    def finished(self, needed: set[str]) -> list[Path]:
+        """What bundling has prepared is kept while its node is there, and as long as it is of use now and then; what
+        stays is returned."""
+        kept = []
         for path in _paths(self.repository.root / "finished"):
             key = path.name[:64]
-            if not FINISHED.fullmatch(path.name) or key in self.leased:
+            if not FINISHED.fullmatch(path.name):
                 continue
-            if key not in needed or time.time() - path.stat().st_mtime > FINISHED_AGE:
+            if key not in self.leased and (key not in needed or time.time() - path.stat().st_mtime > FINISHED_AGE):
                 self.remove(path)
+            else:
+                kept.append(path)
+        return kept
 
     def remove(self, path: Path) -> None:
         try:

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from sfvm import qcow2
 from sfvm.errors import RepositoryError
 from sfvm.repository import LockCancelled, Repository
 from sfvm.repository.collection import leased
@@ -206,6 +207,21 @@ def test_gc_leaves_alone_what_is_not_called_like_sfvms_own(repository, add, set_
             set_back(old, 400 * 86400.0)
     repository.gc()
     assert [path for path in (*foreign, *own) if path.exists()] == foreign
+
+
+def test_gc_keeps_the_twins_that_finished_nodes_name(repository, add, set_back):
+    """A bundle of a deep node needs no child of it."""
+    keys = [add(repository, name) for name in ("deep", "other")]
+    twins = [repository.flatten(key) for key in keys]
+    finished = repository.root / "finished" / f"{keys[0]}.{'f' * 16}"
+    finished.mkdir(parents=True)
+    qcow2.create(finished / "filesystem.qcow2", backing=twins[0])
+    repository.gc()
+    assert [twin.exists() for twin in twins] == [True, False]
+    set_back(finished, 8 * 86400.0)
+    preview = repository.gc(dry_run=True)
+    assert repository.gc() == preview
+    assert [twin.exists() for twin in twins] == [False, False]
 
 
 def building(root, add, seed, rounds):

@@ -171,6 +171,30 @@ def test_a_flattened_twin_is_made_again(repository, add, tree, same, tmp_path, d
     assert same(repository.overlay(deep), tmp_path / "before.qcow2")
 
 
+@pytest.mark.parametrize("lost", ["repaired", "lost"])
+def test_a_flattened_twin_of_other_bytes_is_not_used(repository, add, tree, same, lost):
+    leaf = tree["leaf"]
+    repository.flatten(leaf)
+    if lost == "repaired":
+        flip_bit(repository, leaf)
+        repository.verify(repair=True)
+    else:
+        repository.overlay(leaf).unlink()
+    add(repository, "leaf", tree["middle"], commands=["write -P 99 3M 64k"])
+    assert same(repository.flatten(leaf), repository.overlay(leaf))
+    assert repository.verify() == ()
+
+
+def test_a_flattened_twin_of_the_same_bytes_stays(repository, add, tree):
+    add(repository, "deep", tree["leaf"], commands=["write -P 5 4M 64k"], threshold=2)
+    twin, before = repository.flatten(tree["leaf"]), repository.manifest(tree["leaf"])
+    sealed = repository.root / "sealed.qcow2"
+    repository.overlay(tree["leaf"]).rename(sealed)
+    repository.publish(tree["leaf"], sealed, before)
+    assert twin.exists()
+    assert repository.verify() == ()
+
+
 def test_progress_ends_at_one(repository, tree):
     seen = []
     repository.verify(progress=lambda what, fraction: seen.append(fraction))
