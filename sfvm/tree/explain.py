@@ -139,14 +139,15 @@ def _partner(was: Inputs, candidates: Sequence[tuple[int, Inputs]], after: Seque
     if gone in after:
         return None
     same = [(j, step) for j, step in candidates if step["element"] == was["element"]]
-    if not same:
-        return None
+    if len(same) < 2:
+        return same[0][0] if same else None
     return max(same, key=lambda item: (_likeness(was["inputs"], item[1]["inputs"]), -item[0]))[0]
 
 
 def _likeness(one: Inputs, other: Inputs) -> float:
     before, after = (canonical(inputs).decode()[:4096] for inputs in (one, other))
-    return difflib.SequenceMatcher(None, before, after, autojunk=False).ratio()
+    # Not ratio(): every step is compared with every other, and that takes quadratic time for each pair.
+    return difflib.SequenceMatcher(None, before, after, autojunk=False).quick_ratio()
 
 
 def _verb(where: str, was: Inputs | None, now: Inputs | None) -> Iterator[Difference]:

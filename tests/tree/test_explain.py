@@ -1,5 +1,6 @@
 """Why a node is built again."""
 
+import difflib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,6 +92,24 @@ def test_a_file_of_a_tree(write: Write) -> None:
         "step 1 copy (web.xml:2:1): file new: added",
         "step 1 copy (web.xml:2:1): file pages/index.html: removed",
     ]
+
+
+def test_many_long_steps_that_one_param_changes(why: Why, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is compared with each of the others: what takes quadratic time for a pair takes minutes for all."""
+    monkeypatch.setattr(difflib.SequenceMatcher, "ratio", lambda self: pytest.fail("too slow"))
+    words = [" ".join(f"{number}-{index:03}" for index in range(600)) for number in range(40)]
+    steps = "".join(f"<run>echo ${{site}} {text}</run>" for text in words)
+    param, *changed = why(steps, steps, site="b")
+    assert param == "param site: 'a' → 'b'"
+    assert [text.split(" ")[1] for text in changed] == [str(number) for number in range(1, 41)]
+    assert {text.split(": ", 1)[1] for text in changed} == {"environment site: 'a' → 'b'"}
+
+
+def test_the_most_alike_are_paired(why: Why) -> None:
+    """Not the first that comes."""
+    added, changed = why("<run>apt update</run>", "<run>make all</run><run>apt upgrade</run>")
+    assert "step added" in added
+    assert changed.endswith(r"script: 'apt update\n' → 'apt upgrade\n'")
 
 
 def test_a_param(why: Why) -> None:
