@@ -144,6 +144,7 @@ class Lock:
     def describe(self, **more: Any) -> None:
         """Write down who holds it (and *more*), for those who wait: see :func:`holder`."""
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
+        command = command.encode("utf-8", "backslashreplace").decode()  # an argument may be any bytes
         told = {"pid": os.getpid(), "command": command, "since": time.time(), **more}
         os.ftruncate(self.descriptor, 0)
         os.pwrite(self.descriptor, json.dumps(told).encode(), 0)

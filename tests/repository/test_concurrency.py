@@ -16,6 +16,7 @@ from sfvm import qcow2
 from sfvm.errors import RepositoryError
 from sfvm.repository import LockCancelled, Repository
 from sfvm.repository.collection import leased
+from sfvm.repository.files import holder
 
 FORK = multiprocessing.get_context("fork")
 
@@ -300,6 +301,15 @@ def test_a_lease_that_ends_while_gc_looks_is_no_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr("sfvm.repository.collection.Lock.take", taken_and_gone)
     assert leased(repository) == set()
+
+
+def test_a_lease_of_a_command_that_is_no_utf_8(repository, add, monkeypatch):
+    """What Python makes of such bytes, it does not write as UTF-8, nor read from JSON."""
+    key = add(repository, "web", pointed=False)
+    monkeypatch.setattr(sys, "argv", ["sfvm", "build", os.fsdecode(b"web\xff")])
+    with repository.lease([key]), repository.lock(key, pytest.fail):
+        assert repository.gc().nodes == ()
+        assert "build 'web\\udcff'" in holder(repository.root / "lock" / key)
 
 
 @pytest.mark.parametrize("content", ["", "[" * 200_000, "{}", "5"])
