@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -210,6 +210,7 @@ def _check_manifest(file: Path, entry: Entry, manifest: Manifest, known: dict[st
         (parent is not None and manifest.parent_origin != parent.origin, "it was built on another build of its parent"),
         (manifest.depth != (parent.depth + 1 if parent else 0), f"its depth is {manifest.depth}"),
         (parent is not None and manifest.disk < parent.disk, "its disk is smaller than its parent's"),
+        (manifest.inputs.get("version") != tree.VERSION, "another version of sfvm made its key"),
         (not _keyed(manifest), "its key does not follow from its inputs"),
     ]
     for is_wrong, why in wrong:
@@ -218,20 +219,28 @@ def _check_manifest(file: Path, entry: Entry, manifest: Manifest, known: dict[st
 
 
 def _keyed(manifest: Manifest) -> bool:
-    """Whether the key follows from the inputs (see :mod:`sfvm.tree.node`); keys of another version are not judged."""
+    """Whether the key follows from the inputs (see :mod:`sfvm.tree.node`), and all of them are of the form that
+    :func:`sfvm.tree.explain` goes through."""
     inputs = manifest.inputs
-    if inputs.get("version") != tree.VERSION:
-        return True
     try:
-        if (inputs["parent"]["key"] if inputs["parent"] else None) != manifest.parent:
+        base, steps, pinned = inputs["base"], inputs["steps"], inputs.get("pinned", {})
+        parent = inputs["parent"] and (inputs["parent"]["name"], inputs["parent"]["key"])
+        if parent != (manifest.parent and (manifest.parent_name, manifest.parent)):
             return False
-        key = base_key = tree.start(manifest.parent, inputs["base"], inputs["disk"], inputs.get("pinned", {}))
-        for step in inputs["steps"]:
-            meaning = {name: step[name] for name in ("element", "version", "inputs")}
-            key = tree.digest(["step", key, meaning])
-    except (KeyError, TypeError, ValueError):
+        if not all(isinstance(found, dict) for found in (inputs["arguments"], pinned, *steps)):
+            return False
+        if base is not None:
+            _meaning(base)
+        key = base_key = tree.start(manifest.parent, base, inputs["disk"], pinned)
+        for step in steps:
+            key = tree.digest(["step", key, _meaning(step)])
+    except (AttributeError, KeyError, TypeError, ValueError):
         return False
-    return manifest.key == (key if inputs["steps"] else tree.digest(["node", base_key]))
+    return manifest.key == (key if steps else tree.digest(["node", base_key]))
+
+
+def _meaning(verb: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: verb[name] for name in ("element", "version", "inputs")}
 
 
 def _check_overlay(file: Path, entry: Entry, manifest: Manifest, path: Path) -> None:

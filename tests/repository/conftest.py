@@ -6,13 +6,15 @@ import hashlib
 import os
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sfvm import qcow2
 from sfvm.repository import Manifest, Repository, StepRecord
+from sfvm.tree import node as tree
 
 DISK = 64 << 20
 Maker = Callable[..., str]
@@ -27,13 +29,35 @@ def write(path: Path, *commands: str) -> None:
     subprocess.run(["qemu-io", "-f", "qcow2", "-d", "unmap", *arguments, str(path)], check=True, capture_output=True)
 
 
+def inputs_of(name: str, parent: str | None, parent_name: str | None) -> dict[str, Any]:
+    """What a node has that does something of its own: its name tells what."""
+    root = parent is None
+    return {
+        "version": tree.VERSION,
+        "parent": None if root else {"name": parent_name, "key": parent},
+        "base": {"element": "empty", "version": 1, "inputs": {}, "architecture": "x86_64"} if root else None,
+        "disk": {"size": DISK, "format": "ext4"} if root else None,
+        "arguments": {},
+        "steps": [{"element": "run", "version": 1, "inputs": {"script": name}, "title": name, "place": "x:1:1"}],
+    }
+
+
+def key_of(inputs: Mapping[str, Any]) -> str:
+    """The key of a node with a single step."""
+    (step,) = inputs["steps"]
+    parent = inputs["parent"] and inputs["parent"]["key"]
+    meaning = {name: step[name] for name in ("element", "version", "inputs")}
+    pinned = inputs.get("pinned", {})
+    return tree.digest(["step", tree.start(parent, inputs["base"], inputs["disk"], pinned), meaning])
+
+
 def manifest_of(key: str, name: str, sealed: Path, parent: Manifest | None) -> Manifest:
     return Manifest(
         key=key,
         name=name,
         parent=parent.key if parent else None,
         parent_name=parent.name if parent else None,
-        inputs={"version": 0, "steps": []},
+        inputs=inputs_of(name, parent.key if parent else None, parent.name if parent else None),
         spec="<filesystem/>",
         steps=(StepRecord("run true", key, 0.5),),
         digest=qcow2.digest(sealed),
@@ -62,7 +86,7 @@ def add(
     tip: Path | None = None,
 ) -> str:
     """Publish the node *name* (of what *tip* holds, or of what *commands* write) and return its key."""
-    key = key or digest_of(name)
+    key = key or key_of(inputs_of(name, parent, repository.manifest(parent).name if parent else None))
     with repository.lock(key, lambda holder: None):
         work = repository.work(key, name)
         backing = repository.backing(parent, threshold) if parent else None
@@ -96,11 +120,6 @@ def add_() -> Maker:
 @pytest.fixture(name="write")
 def write_() -> Callable[..., None]:
     return write
-
-
-@pytest.fixture(name="digest_of")
-def digest_of_() -> Callable[[str], str]:
-    return digest_of
 
 
 @pytest.fixture

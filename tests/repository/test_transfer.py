@@ -1,5 +1,6 @@
 """An export gives the same nodes elsewhere; a hostile one gives nothing, and opens nothing."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from sfvm import qcow2
 from sfvm.errors import RepositoryError
 from sfvm.repository import Repository
-from sfvm.tree import node as tree
+from tests.repository.conftest import inputs_of, key_of
 
 
 @pytest.fixture
@@ -174,7 +175,14 @@ def overlay_rest(tmp_path):
         (lambda value: value.update(disk=1 << 20), "smaller"),
         (lambda value: value.update(name="../../x"), "no name"),
         (lambda value: value.update(parent="a" * 64), "another parent"),
-        (lambda value: value.update(inputs={"version": tree.VERSION, "steps": [], "parent": None}), "does not follow"),
+        (lambda value: value["inputs"].update(version=2, steps=5), "another version"),
+        (lambda value: value["inputs"].update(steps=[]), "does not follow"),
+        (lambda value: value["inputs"].update(steps=5), "does not follow"),
+        (lambda value: value["inputs"].update(parent=None), "does not follow"),
+        (lambda value: value["inputs"]["parent"].update(name=5), "does not follow"),
+        (lambda value: value["inputs"].update(base="empty"), "does not follow"),
+        (lambda value: value["inputs"].update(arguments=5), "does not follow"),
+        (lambda value: value["inputs"].update(pinned=5), "does not follow"),
         (lambda value: value.update(size=1), "overlay is another"),
         (lambda value: value.pop("steps"), "no 'steps'"),
     ],
@@ -188,15 +196,9 @@ def test_manifests_must_fit(exported, elsewhere, tmp_path, change, message):
 
 @pytest.mark.parametrize("pinned", [{}, {"refreshed": "2026"}, {"lock": "a" * 64}], ids=str)
 def test_keys_that_follow_from_inputs_are_taken(repository, add, elsewhere, tmp_path, pinned):
-    from dataclasses import replace
-
-    base, disk = {"element": "empty"}, {"size": 1}
-    step = {"element": "run", "version": 1, "inputs": {"script": "true"}, "title": "run true", "place": "x:1:1"}
-    inputs = {"version": tree.VERSION, "parent": None, "base": base, "disk": disk, "arguments": {}, "steps": [step]}
-    meaning = {name: step[name] for name in ("element", "version", "inputs")}
-    key = tree.digest(["step", tree.start(None, base, disk, pinned), meaning])
-    inputs |= {"pinned": pinned} if pinned else {}
-    add(repository, "root", key=key, change=lambda manifest: replace(manifest, inputs=inputs))
+    inputs = inputs_of("root", None, None) | ({"pinned": pinned} if pinned else {})
+    key = key_of(inputs)
+    add(repository, "root", key=key, change=lambda manifest: dataclasses.replace(manifest, inputs=inputs))
     repository.export(key, tmp_path / "root.sfvm")
     assert elsewhere.import_(tmp_path / "root.sfvm") == ("root",)
 
