@@ -262,7 +262,7 @@ class ChainBuilder:
                 if self.shell is not None:
                     self.shell(node, self._running.appliance, failure)
                 self._running.appliance.close()
-                work.fail(self._running.tip, failure.render())
+                work.fail(self._running.tip, failure.render(), node.definition.facts)
             raise failure from error
         seconds = time.monotonic() - begun
         self.listener(StepFinished(node.name, index, seconds))

@@ -21,7 +21,6 @@ from sfvm.errors import UsageError
 from sfvm.events import Listener, Output
 from sfvm.repository import Repository
 from sfvm.repository.files import temporary
-from sfvm.tree import Node
 
 
 def visit(key: str, repository: Repository, settings: Settings, listener: Listener, command: str | None = None) -> int:
@@ -37,21 +36,28 @@ def visit(key: str, repository: Repository, settings: Settings, listener: Listen
 
 
 def visit_failed(
-    node: Node, repository: Repository, settings: Settings, listener: Listener, command: str | None = None
+    key: str,
+    name: str,
+    facts: Mapping[str, str],
+    repository: Repository,
+    settings: Settings,
+    listener: Listener,
+    command: str | None = None,
 ) -> int:
-    """The same in the state that a failed step of *node* left behind.
+    """The same in the state that a failed step of the node *name* with *key* left behind; *facts* are used where the
+    journal has none.
 
-    :raises UsageError: no step of the node, as its spec is now, has failed
+    :raises UsageError: no step of it has failed
     """
-    with repository.lock(node.key, lambda holder: None):
-        failed = repository.work(node.key, node.name).failed
-        if failed is None:
+    with repository.lock(key, lambda holder: None):
+        work = repository.work(key, name)
+        if work.failed is None:
             raise UsageError(
-                f"no failed build of {node.name} is kept",
+                f"no failed build of {name} is kept",
                 why="it was built since, its spec has changed, or it never failed",
-                hint=f"sfvm build {node.name}",
+                hint=f"sfvm build {name}",
             )
-        return _enter(failed, node.name, node.definition.facts, repository, settings, listener, command)
+        return _enter(work.failed, name, work.facts or facts, repository, settings, listener, command)
 
 
 def _enter(

@@ -259,7 +259,8 @@ def sbom(options: Options, node: str, kind: str, output: Path | None) -> None:
 def log(options: Options, node: str) -> None:
     """Print what NODE's steps wrote in its last build.
 
-    That is the build of the spec as it is now, failed or not, if there was one.
+    That is the build of the spec as it is now, failed or not, if there was one; or a later one, with other params or
+    from a lock, that has not ended well.
 
     \b
     Examples:
@@ -279,15 +280,16 @@ def log(options: Options, node: str) -> None:
             keys.append(find())
         except SfvmError as error:
             problems.append(error)
-    if not keys:
+    others = [work.key for work in repository.unfinished(node)]
+    if not keys and not others:
         raise problems[0]
-    for key in keys:
-        path = repository.log_path(key)
-        if path.exists():
-            with path.open(encoding="utf-8", errors="replace") as lines:
-                for line in lines:
-                    sys.stdout.write(line)
-            return
+    # What a failure tells to look at is the last one's log, also when the build had params that are not known here.
+    logs = [[path for key in some if (path := repository.log_path(key)).exists()] for some in (keys, others)]
+    if paths := [*logs[0][:1], *logs[1]]:
+        with max(paths, key=lambda path: path.stat().st_mtime).open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                sys.stdout.write(line)
+        return
     raise UsageError(
         f"there is no log of {node!r}",
         why="it was never built here",

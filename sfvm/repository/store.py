@@ -23,7 +23,7 @@ from sfvm.repository.names import Names
 from sfvm.repository.quarantine import set_aside_strangers
 from sfvm.repository.twins import FLAT
 from sfvm.repository.verification import Problem
-from sfvm.repository.work import Work
+from sfvm.repository.work import Work, unfinished
 
 VERSION = 1
 THRESHOLD = 64
@@ -254,6 +254,10 @@ class Repository:
     def work(self, key: str, node: str) -> Work:
         """The unfinished build of *key*; the caller holds its lock."""
         return Work(self.root / "work" / key, key, node)
+
+    def unfinished(self, name: str) -> tuple[Work, ...]:
+        """The unfinished builds of nodes called *name*: of any arguments, lock or earlier spec; the last one first."""
+        return unfinished(self.root / "work", name)
 
     def adopt(self, base_key: str, step_keys: Sequence[str], into: Work) -> int:
         """Bring *into* (its lock is held) to the furthest state that is known: its own, or that of another unfinished

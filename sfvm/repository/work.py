@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sfvm import qcow2, safejson
 from sfvm.downloads.fetched import Fetched, distinct
-from sfvm.repository.files import sync, writing
+from sfvm.repository.files import listing, sync, writing
+from sfvm.repository.manifest import KEY
 
 JOURNAL = "journal"
 
@@ -21,13 +24,14 @@ JOURNAL = "journal"
 class State:
     """What a journal says. *numbers* counts the overlay names given out; *checkpoints* are (step key, file name),
     frozen, each the backing file of the next; *fetched* is what was downloaded for each of them; *failed* is the
-    overlay of a failed step; *finished* is the last checkpoint's name and what else the node's manifest needs."""
+    overlay of a failed step, the error, and the node's facts; *finished* is the last checkpoint's name and what else
+    the node's manifest needs."""
 
     begun: dict[str, Any] | None = None
     checkpoints: list[tuple[str | None, str]] = field(default_factory=list)
     fetched: list[list[Any]] = field(default_factory=list)
     numbers: int = 0
-    failed: tuple[str, str] | None = None
+    failed: tuple[str, str, dict[str, str]] | None = None
     finished: tuple[str, dict[str, Any]] | None = None
 
 
@@ -97,6 +101,11 @@ class Work:
     def message(self) -> str | None:
         """The error of the failed step."""
         return self._state.failed[1] if self._state.failed else None
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """The facts of the node whose step failed."""
+        return self._state.failed[2] if self._state.failed else {}
 
     @property
     def finished(self) -> dict[str, Any] | None:
@@ -175,10 +184,11 @@ class Work:
             {"event": "finished", "overlay": overlay.name, "told": told},
         )
 
-    def fail(self, overlay: Path, message: str) -> None:
-        """A step failed in *overlay*, which nothing has open any more: keep it for looking at."""
+    def fail(self, overlay: Path, message: str, facts: Mapping[str, str] = MappingProxyType({})) -> None:
+        """A step of the node, which has *facts*, failed in *overlay*, which nothing has open any more: keep it for
+        looking at."""
         self.mend(overlay)
-        self._append({"event": "failed", "overlay": overlay.name, "message": message})
+        self._append({"event": "failed", "overlay": overlay.name, "message": message, "facts": dict(facts)})
 
     def mend(self, *more: Path) -> None:
         """Make every checkpoint (and the overlays *more* on top of them) name the one below it as its sibling, and
@@ -303,6 +313,16 @@ def read_journal(directory: Path) -> State:
     return state
 
 
+def unfinished(directory: Path, node: str) -> tuple[Work, ...]:
+    """The unfinished builds below *directory* of nodes called *node*, whatever their inputs; the last one first."""
+    found: list[tuple[float, str]] = []
+    for key in filter(KEY.fullmatch, listing(directory)):
+        with contextlib.suppress(FileNotFoundError):  # it has no journal, or it is over
+            found.append(((directory / key / JOURNAL).stat().st_mtime, key))
+    works = (Work(directory / key, key, "") for _, key in sorted(found, reverse=True))
+    return tuple(work for work in works if work.called == node)
+
+
 def apply(state: State, record: dict[str, Any]) -> None:
     """Add one journal record to *state*."""
     match record.get("event"):
@@ -322,7 +342,7 @@ def apply(state: State, record: dict[str, Any]) -> None:
         case "finished":
             state.finished = (record["overlay"], record["told"])
         case "failed":
-            state.failed = (record["overlay"], record["message"])
+            state.failed = (record["overlay"], record["message"], record.get("facts", {}))
         case "forget":
             state.failed = None
         case "reset":

@@ -154,3 +154,26 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def fail(world: World) -> Callable[..., Path]:
+    """A build of a node with these arguments has failed, so many seconds ago: the overlay that is kept."""
+
+    def fail(name: str, ago: float, facts: Mapping[str, str], **arguments: str) -> Path:
+        repository = Repository(world.home / "repository")
+        node = tree.resolve(Library([world.specs]), [name], arguments)[-1]
+        told = "".join(f", {param}={value}" for param, value in arguments.items())
+        with repository.lock(node.key, lambda holder: None):
+            work = repository.work(node.key, name)
+            work.begin(node.base_key, None, None, 64 << 20)
+            overlay = work.next_overlay()
+            qcow2.create(overlay, size=64 << 20)
+            work.fail(overlay, "step 1 failed", facts)
+        log = repository.log_path(node.key)
+        log.write_text(f"{name} failed{told}\n")
+        for path in (log, work.directory / "journal"):
+            os.utime(path, (time.time() - ago, time.time() - ago))
+        return overlay
+
+    return fail

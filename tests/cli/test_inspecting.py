@@ -125,6 +125,16 @@ def test_show_and_log(world, repository):
     assert world.run("log", "web").stdout == "built web\n"
 
 
+def test_the_log_of_the_last_build_whatever_its_params(world, fail):
+    fail("web", 200, {}, site="other")
+    fail("leaf", 0, {})
+    assert world.run("log", "web").stdout == "web failed, site=other\n"
+    world.put("web")
+    assert world.run("log", "web").stdout == "built web\n"
+    fail("web", -100, {}, site="new")
+    assert world.run("log", "web").stdout == "web failed, site=new\n"
+
+
 def test_sbom_is_the_same_on_stdout_and_in_a_file(world, repository):
     world.put("web")
     key = repository.current("web")

@@ -129,9 +129,10 @@ def test_a_failed_step_is_kept_until_the_next_try(repository, add, write, same, 
     work = build(repository, write, "1", parent, ["s1"], backing=tip)
     overlay = work.next_overlay()
     qcow2.create(overlay, backing=work.last_good())
-    work.fail(overlay, "step 2 failed")
+    work.fail(overlay, "step 2 failed", {"release": "12"})
     tip.unlink()
     again = repository.work(key("1"), "node")
+    assert again.facts == {"release": "12"}
     assert again.failed == overlay
     assert again.message == "step 2 failed"
     assert same(again.failed, again.last_good())  # its whole chain is there
