@@ -14,7 +14,7 @@ from sfvm.errors import PublishError, SfvmError
 from sfvm.events import Listener, Notice, Preparing
 from sfvm.publish import snapshot
 from sfvm.publish.amazon import Amazon, answering, code
-from sfvm.publish.bundle import Bundle
+from sfvm.publish.bundle import AGAIN, Bundle
 from sfvm.publish.state import State, alone, beside, load
 
 SAVE = 1.0
@@ -64,7 +64,7 @@ def publish(bundle: Bundle, amazon: Amazon, name: str | None, listener: Listener
 def _request(bundle: Bundle, name: str | None) -> dict[str, Any]:
     """The parameters of RegisterImage, as the bundle has them."""
     path = bundle.only("register-image.json", "the description of an AMI")
-    wrong = PublishError(f"{path} does not describe an AMI with one disk", hint="make the bundle again")
+    wrong = PublishError(f"{path} does not describe an AMI with one disk", hint=AGAIN)
     try:
         request = safejson.loads(path.read_text(encoding="utf-8"))
         (mapping,) = request["BlockDeviceMappings"]

@@ -407,11 +407,28 @@ def test_boto3_is_asked_for_when_it_is_missing(bundle: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    "text", [None, "", "{}", '{"node": "web", "artifacts": {}}', '{"node": "web", "artifacts": []}', "[" * 200_000]
+    "text",
+    [
+        None,
+        "",
+        "{}",
+        '{"node": "web", "artifacts": {}}',
+        '{"node": "web", "artifacts": []}',
+        "[" * 200_000,
+        '{"node": "web", "artifacts": {"below/web.img": {"sha256": "0"}, "register-image.json": {"sha256": "0"}}}',
+    ],
 )
 def test_what_is_no_bundle_is_refused(tmp_path: Path, amazon: Proxy, text: str | None) -> None:
     if text is not None:
         (tmp_path / "manifest.json").write_text(text)
     done = sfvm(tmp_path, "--region", REGION, "--endpoint-url", amazon.url)
     assert isinstance(done.exception, PublishError)
+    assert amazon.seen == []
+
+
+@pytest.mark.parametrize("name", ["web.img", "register-image.json"])
+def test_an_artifact_that_is_gone_is_said(bundle: Path, amazon: Proxy, name: str) -> None:
+    (bundle / name).unlink()
+    with pytest.raises(PublishError, match=f"{name} is missing"):
+        publish(bundle, amazon)
     assert amazon.seen == []
