@@ -22,7 +22,8 @@ RESERVED = ("manifest.json", "SHA256SUMS")
 
 
 class Unfit(BundleError):
-    """A node that cannot be bundled in a format: it lacks what the platform wants."""
+    """A format that cannot be made here, though others can: the node lacks what the platform wants, the host a program,
+    or the user has set what it does not take."""
 
 
 class Machine(Protocol):
