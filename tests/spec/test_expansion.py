@@ -267,6 +267,25 @@ def test_a_disk_that_cannot_be(write: Write, size: str) -> None:
         expansion.expand(parser.load(path), {}, {})
 
 
+DIGITS = "9" * 5000
+"""A number that Python does not read: 4300 digits are the most."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'<filesystem name="r"><disk size="{DIGITS}"/><base><empty/></base></filesystem>',
+        spec(f'<run timeout="{DIGITS}">x</run>'),
+        spec('<run timeout="${x}">x</run>', f'<param name="x" default="{DIGITS}"/>'),
+        spec("", f'<param name="x" type="integer" default="{DIGITS}"/>'),
+        spec("", f'<param name="x" type="size" default="{DIGITS}G"/>'),
+    ],
+)
+def test_a_number_of_thousands_of_digits_is_none(write: Write, text: str) -> None:
+    with pytest.raises(SpecError, match=r"cannot be|is not a"):
+        definition(write("r.xml", text))
+
+
 def test_formats_are_expanded_the_same_way(write: Write) -> None:
     write("f.xml", '<fragment><param name="d"/><requires driver="${d}"/></fragment>')
     path = write(
