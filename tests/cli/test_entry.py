@@ -6,8 +6,10 @@ import re
 import signal
 from pathlib import Path
 
+import click
 import pytest
 
+from sfvm.cli.commands import cli
 from sfvm.cli.entry import report
 from sfvm.errors import SfvmError
 from sfvm.guest import CommandFailed
@@ -246,6 +248,27 @@ sys.exit(main(["talker"]))
         errors = process.stderr.read()
         assert process.wait(20) == 128 + signal.SIGPIPE
     assert errors == ""
+
+
+def commands(group, *words):
+    for name, command in group.commands.items():
+        yield (*words, name), command
+        if isinstance(command, click.Group):
+            yield from commands(command, *words, name)
+
+
+def test_examples_have_the_options_that_are_required():
+    """Those in the help of every command, and of groups for their commands."""
+    known, seen = dict(commands(cli)), 0
+    for command in known.values():
+        for line in (command.help or "").splitlines():
+            words = line.split() if line.startswith("      sfvm ") else []
+            shown = max((name for name in known if tuple(words[1 : 1 + len(name)]) == name), key=len, default=None)
+            for parameter in known[shown].params if shown else ():
+                if isinstance(parameter, click.Option) and parameter.required:
+                    seen += 1
+                    assert set(parameter.opts) & set(words), line
+    assert seen > 1
 
 
 def test_colors_need_a_terminal(world):
