@@ -250,6 +250,17 @@ sys.exit(main(["talker"]))
     assert errors == ""
 
 
+def test_a_format_in_another_encoding_is_shown_as_it_is(world):
+    content = (
+        '<?xml version="1.0" encoding="iso-8859-1"?>\n<format xmlns="urn:sfvm:1" name="mine"><!-- \xe9 --></format>\n'
+    )
+    (world.home / "formats").mkdir()
+    (world.home / "formats" / "mine.xml").write_bytes(content.encode("iso-8859-1"))
+    result = world.invoke("format", "show", "mine")
+    assert result.exception is None
+    assert result.stdout_bytes.endswith(content.encode("iso-8859-1"))
+
+
 def commands(group, *words):
     for name, command in group.commands.items():
         yield (*words, name), command
