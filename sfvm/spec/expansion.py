@@ -237,7 +237,7 @@ class _Expander:
                     done.append(child)
                 case _:
                     settled = self.settle(child, scope, kind)
-                    if settled.attributes != child.attributes and child.tag in registry(kind):
+                    if _attributes(settled) != _attributes(child) and child.tag in registry(kind):
                         schema.validate_verb(settled, kind)
                     done.append(settled)
         return done
@@ -302,6 +302,10 @@ class _Expander:
         if not children and text is element.text:
             return settled
         return replace(settled, text=text, children=tuple(children))
+
+
+def _attributes(element: Element) -> list[Mapping[str, str]]:
+    return [each.attributes for each in element.iter()]
 
 
 def _in_scope(elements: Iterable[Element], variables: Mapping[str, str]) -> Iterator[Scoped]:

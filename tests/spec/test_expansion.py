@@ -110,6 +110,13 @@ def test_conditions_and_repetition(write: Write) -> None:
     assert names(path, {"who": ""}) == ["dave", "dave1", "dave2"]
 
 
+@pytest.mark.parametrize("change", ['<line text="x" state="${v}"/>', '<replace match="a" with="b" count="${v}"/>'])
+def test_a_value_of_an_element_within_is_checked_again(write: Write, change: str) -> None:
+    path = write("a.xml", spec(f'<edit path="/x">{change}</edit>', '<param name="v" default="Absent"/>'))
+    with pytest.raises(SpecError):
+        definition(path)
+
+
 def test_a_value_is_checked_again_once_it_is_settled(write: Write) -> None:
     path = write("a.xml", spec('<file path="/x" mode="${m}"/>', '<param name="m"/>'))
     assert steps(path, {"m": "0600"})[0].attributes["mode"] == "0600"
