@@ -274,6 +274,17 @@ def test_a_disk_that_cannot_be(write: Write, size: str) -> None:
         expansion.expand(parser.load(path), {}, {})
 
 
+@pytest.mark.parametrize(
+    ("attributes", "what"),
+    [('size="10000001"', "no whole number of blocks"), ('size="1G" format="ext3"', "no filesystem of a node")],
+)
+def test_disks_that_no_node_has(write: Write, attributes: str, what: str) -> None:
+    path = write("r.xml", f'<filesystem name="r"><disk {attributes}/><base><empty/></base></filesystem>')
+    with pytest.raises(SpecError, match=what) as caught:
+        definition(path)
+    assert caught.value.place is not None
+
+
 def test_formats_are_expanded_the_same_way(write: Write) -> None:
     write("f.xml", '<fragment><param name="d"/><requires driver="${d}"/></fragment>')
     path = write(
