@@ -35,6 +35,7 @@ def layout(directory: Path, text: str) -> Layout:
     ("text", "message"),
     [
         ('<layout table="gpt"><esp size="8M"/><root/></layout>', "too small"),
+        ('<layout table="gpt" multiple="1000000"><root/></layout>', "no whole number of sectors"),
         ('<layout table="gpt"><root/><boot loader="grub"/></layout>', "no place"),
         ('<layout table="none"><esp/><root/></layout>', "root filesystem alone"),
         ('<layout table="mbr"><bios-boot/><root/></layout>', "no BIOS boot partition"),
