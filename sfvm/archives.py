@@ -52,18 +52,23 @@ def check(path: Path, name: str, place: Place, limit: int, *, stop: Cancellation
     try:
         with opened(path, limit) as archive:
             links: dict[str, str] = {}
+            devices: set[str] = set()
             for member in members(archive):
                 stop.check()
                 where = located(member.name, links)
                 if where is None:
                     raise _refused(name, member.name, "it would be written outside", place)
-                if (member.ischr() or member.isblk()) and not where.startswith("dev/"):
-                    raise _refused(name, member.name, "it is a device, and not below dev", place)
                 target = located(member.linkname, links) if member.islnk() else None
                 if member.islnk() and target is None:
                     raise _refused(name, member.name, "it is a hard link to something outside", place)
+                device = member.ischr() or member.isblk() or target in devices
+                if device and not where.startswith("dev/"):
+                    raise _refused(name, member.name, "it is a device, and not below dev", place)
                 if not member.isdir():  # a directory does not replace a symlink to one
                     links.pop(where, None)
+                    devices.discard(where)
+                if device:
+                    devices.add(where)
                 if member.issym():
                     # One that leads outside is fine in a guest (/etc/mtab), but nothing may be written through it.
                     links[where] = member.linkname

@@ -82,7 +82,7 @@ def load(
             return None
         try:
             result = int(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # OverflowError: TOML's inf
             result = 0
         if result < 1:
             raise UsageError(f"{name} must be a whole number above 0, not {value!r}")
@@ -101,11 +101,22 @@ def load(
             raise UsageError(f"{name} must be words, not {value!r}")
         return tuple(found)
 
-    home = repository or environment.get("SFVM_HOME") or stored.get("repository")
+    def text(name: str, value: Any) -> str:
+        if not isinstance(value, str) or "\0" in value:
+            raise UsageError(f"{name} must be a text, not {value!r}")
+        return value
+
+    home = repository or environment.get("SFVM_HOME") or text("repository", stored.get("repository", ""))
+    try:
+        place = Path(home).expanduser().absolute() if home else platformdirs.user_data_path("sfvm")
+    except RuntimeError as error:  # ~ of a user that there is not
+        raise UsageError(f"the repository cannot be {str(home)!r}", why=str(error), hint="name a directory") from error
     return Settings(
-        repository=Path(home).expanduser().absolute() if home else platformdirs.user_data_path("sfvm"),
+        repository=place,
         cache=platformdirs.user_cache_path("sfvm"),
-        connection=connection or environment.get("SFVM_CONNECTION") or stored.get("connection", "auto"),
+        connection=connection
+        or environment.get("SFVM_CONNECTION")
+        or text("connection", stored.get("connection", "auto")),
         jobs=jobs or number("jobs", None),
         memory=number("memory", 1024) or 1024,
         cpus=number("cpus", None),

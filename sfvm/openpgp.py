@@ -13,13 +13,16 @@ import re
 from collections.abc import Iterator
 
 _ARMOR = re.compile(
-    rb"-----BEGIN PGP PUBLIC KEY BLOCK-----[ \t]*\r?\n(?P<head>(?:[^\r\n]+:[^\r\n]*\r?\n)*)[ \t]*\r?\n"
+    rb"-----BEGIN PGP PUBLIC KEY BLOCK-----[ \t]*\r?\n(?P<head>(?:[^\r\n:]+:[^\r\n]*\r?\n)*)[ \t]*\r?\n"
     rb"(?P<body>[A-Za-z0-9+/=\s]*?)(?:\r?\n=[A-Za-z0-9+/]{4}\s*)?-----END PGP PUBLIC KEY BLOCK-----"
 )
 PUBLIC_KEY = 6
 """The tag of a primary key's packet."""
 SECRET = {5, 7}
 """The tags of secret keys and secret subkeys."""
+PARTS = {2, PUBLIC_KEY, 10, 12, 13, 14, 17, 21}
+"""The tags of what may be in a file of keys (section 5): signatures, keys, markers, trust, names, subkeys, pictures,
+padding. No packet that holds others: GnuPG would take keys from it that we do not see."""
 
 
 def dearmor(content: bytes) -> bytes:
@@ -39,12 +42,15 @@ def dearmor(content: bytes) -> bytes:
 def fingerprints(content: bytes) -> tuple[str, ...]:
     """The fingerprints, in capital hexadecimal, of the primary keys in *content*, armoured or not.
 
-    :raises ValueError: there is none, there is a secret one, or it is damaged; the message says which
+    :raises ValueError: there is none, there is a secret one, there is something else, or it is damaged; the message
+        says which
     """
     found = []
     for tag, body in _packets(dearmor(content)):
         if tag in SECRET:
             raise ValueError("it holds a secret key")
+        if tag not in PARTS:
+            raise ValueError(f"it holds a packet with the tag {tag}, which belongs in no key")
         if tag == PUBLIC_KEY:
             found.append(_fingerprint(body))
     if not found:

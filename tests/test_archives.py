@@ -126,6 +126,16 @@ def test_devices(tmp_path: Path, kind: bytes) -> None:
         assert caught.value.what == f"a.tar is refused: member {name!r}"
 
 
+def test_a_hard_link_to_a_device_is_one(tmp_path: Path) -> None:
+    device, link = ("dev/sda", tarfile.BLKTYPE), ("dev/disk", HARD, "dev/sda")
+    check(pack(tmp_path / "a.tar", device, link))
+    check(pack(tmp_path / "a.tar", device, ("dev/sda", FILE), ("x", HARD, "dev/sda")))
+    for members in ([("x", HARD, "dev/sda")], [link, ("x", HARD, "dev/disk")]):
+        with pytest.raises(SpecError, match="member 'x'") as caught:
+            check(pack(tmp_path / "a.tar", device, *members))
+        assert caught.value.why == "it is a device, and not below dev"
+
+
 class Zeros(io.RawIOBase):
     """So many zeros."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,6 +69,21 @@ def test_a_secret_key_is_refused(home: Path) -> None:
 def test_what_is_no_key_is_told(content: bytes, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         fingerprints(content)
+
+
+def test_a_key_within_another_packet_is_not_overlooked(home: Path) -> None:
+    """GnuPG unpacks compressed packets, and would trust what is in them."""
+    good, other = (dearmor(gpg(home, "--export", name)) for name in prints(home))
+    packed = zlib.compressobj(9, zlib.DEFLATED, -15)  # section 5.6: without zlib's header
+    body = b"\x01" + packed.compress(other) + packed.flush()
+    with pytest.raises(ValueError, match="tag 8, which belongs in no key"):
+        fingerprints(good + b"\xc8\xff" + len(body).to_bytes(4, "big") + body)
+
+
+def test_a_head_without_an_end_takes_no_time() -> None:
+    """It took hours."""
+    with pytest.raises(ValueError, match="no OpenPGP key"):
+        fingerprints(b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n" + b":" * 500_000)
 
 
 def test_a_truncated_key_is_told(home: Path) -> None:

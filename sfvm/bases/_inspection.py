@@ -1,6 +1,6 @@
 """What a disk image holds, and where its root filesystem and the filesystems that belong to it are.
 
-A script of the appliance looks at every partition and logical volume (:data:`LOOK`); all that is decided is decided
+A script of the appliance looks at every partition and logical volume (:func:`looking`); all that is decided is decided
 here, of what it tells. Nothing that it tells is trusted: paths and options go to scripts quoted, and a filesystem is
 mounted at a place only that no symlink of the image leads away from.
 """
@@ -43,9 +43,12 @@ fi
 """
 """Shell: finds the image's disk and the logical volumes on it, and lets go of them at the end."""
 
-LOOK = (
-    VOLUMES
-    + f"""\
+
+def looking(subvolume: str | None) -> str:
+    """Shell: a line ``device PATH NUMBER`` for each, its ``tag NAME=VALUE`` as blkid(8) has them, ``unmountable``, and
+    ``root SUBVOLUME FSTAB`` for each place of it that looks like a root; also the *subvolume* that was asked for."""
+    subvolumes = shlex.join(dict.fromkeys([*SUBVOLUMES, *([subvolume.strip("/")] if subvolume else [])]))
+    return f"""{VOLUMES}\
 tell() {{
     base=$1 sub=$2
     [ -d "$base" ] && [ ! -L "$base/etc" ] && [ ! -L "$base/usr" ] || return 0
@@ -67,7 +70,7 @@ look() {{
     tell {ROOT} ''
     umount {ROOT}
     if [ "$kind" = btrfs ] && mount -t btrfs -o {OPTIONS},subvolid=5 "$1" {ROOT} 2>/dev/null; then
-        for sub in {" ".join(SUBVOLUMES)}; do
+        for sub in {subvolumes}; do
             [ -L {ROOT}/"$sub" ] || tell {ROOT}/"$sub" "$sub"
         done
         umount {ROOT}
@@ -84,9 +87,6 @@ done
     [ "$device" = /dev/mapper/control ] || look "$device" -1
 done
 """
-)
-"""Shell: a line ``device PATH NUMBER`` for each, its ``tag NAME=VALUE`` as blkid(8) has them, ``unmountable``, and
-``root SUBVOLUME FSTAB`` for each place of it that looks like a root."""
 
 
 class Unclear(ValueError):
@@ -128,7 +128,7 @@ class Mount:
 
 
 def devices(text: str) -> list[Device]:
-    """What :data:`LOOK` has told.
+    """What :func:`looking` has told.
 
     :raises Unclear: that makes no sense: there was too much of it
     """
@@ -235,6 +235,9 @@ def _is_disk(source: str) -> bool:
 
 def _named(source: str, found: Iterable[Device]) -> Device | None:
     """The device that fstab(5) calls *source*."""
+    if link := re.fullmatch(r"/dev/disk/by-(uuid|label|partuuid|partlabel)/(.+)", source):
+        value = re.sub(r"\\x([0-9a-fA-F]{2})", lambda match: chr(int(match[1], 16)), link[2])  # as udev has escaped it
+        source = f"{link[1].upper()}={value}"
     tag, _, value = source.partition("=")
     names = {"UUID": "UUID", "LABEL": "LABEL", "PARTUUID": "PART_ENTRY_UUID", "PARTLABEL": "PART_ENTRY_NAME"}
     for device in found:

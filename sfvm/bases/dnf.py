@@ -29,14 +29,18 @@ OWNED = r"""if [ -x /sysroot/usr/bin/systemd-sysusers ] && [ -x /sysroot/usr/bin
 systemd-sysusers
 rpm -qa --qf '[%{FILEMODES:octal} %{FILEUSERNAME}:%{FILEGROUPNAME} %{FILENAMES}\n]' | grep -v ' root:root ' |
     while read -r mode owner path; do
-        [ -e "$path" ] && [ ! -L "$path" ] && chown "$owner" "$path" || continue
+        [ -e "$path" ] && [ ! -L "$path" ] && [ "$(stat -c %U:%G "$path")" != "$owner" ] || continue
+        capabilities=$(getcap "$path" 2>/dev/null) || :
+        chown "$owner" "$path" || continue
         chmod "${mode#"${mode%????}"}" "$path"
+        [ -z "$capabilities" ] || setcap "${capabilities##* }" "$path"
     done
 END
 fi
 """
 """A script: the users that packages declare (sysusers.d(5)) exist, and own their files. rpm sees to that since 4.19;
-with an older one, which the appliance may have, what belongs to nobody whom it knows belongs to root."""
+with an older one, which the appliance may have, what belongs to nobody whom it knows belongs to root. chown(2) takes
+the set-uid bit and the capabilities, so what is right already is left alone."""
 HOME = "/sysroot/run/sfvm"
 """What dnf needs while it runs: in a tmpfs of the command's own mount namespace, which ends with it."""
 
@@ -62,7 +66,7 @@ class Dnf:
     """
 
     element: ClassVar[str] = "dnf"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     schema: ClassVar[str] = f"""
     <element name="dnf">{PLACES}
       <optional><attribute name="groups"><ref name="words"/></attribute></optional>

@@ -73,7 +73,7 @@ class Image:
         return (Attached(path, identify(path, self.source.name, self.place)),)
 
     def populate(self, guest: Guest, host: Host) -> None:
-        look = Command(_inspection.LOOK, shell="/bin/bash -e", place="appliance", network=False)
+        look = Command(_inspection.looking(self.subvolume), shell="/bin/bash -e", place="appliance", network=False)
         told = guest.capture(look)
         try:
             found = _inspection.devices(told)

@@ -82,7 +82,7 @@ class Mmdebstrap:
                     hint="names are separated by blanks",
                 )
         mirror = element.get("mirror") or ""
-        if mirror.startswith("-"):
+        if mirror.startswith("-") or re.search(r"[\s\[\]]", mirror):  # a line with options, such as [trusted=yes]
             raise SpecError(f"mirror {mirror!r} is no URI", place=element.place_of("mirror"), hint="http://HOST/debian")
         keys = Keys.parse(element)
         if not mirror and (keys or element.words("pockets")):

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Protocol
 
+from sfvm.bundle.stage import Unfit
 from sfvm.errors import BundleError
 
 GZIP_BLOCK = 1 << 20
@@ -33,7 +34,10 @@ class Sink(Protocol):
 
 def compressed(kind: str, sink: Sink, level: int = XZ_LEVEL) -> AbstractContextManager[Sink]:
     """A sink that writes what it gets to *sink*, as ``gzip``, ``xz`` (of this *level*), ``zstd`` or ``none``; complete
-    at the end of the context. Neither names nor times are in it."""
+    at the end of the context. Neither names nor times are in it.
+
+    :raises Unfit: xz(1) is not installed
+    """
     if kind == "xz":
         return _xz(sink, level)
     kinds: dict[str, Callable[[Sink], AbstractContextManager[Sink]]] = {"gzip": _gzip, "zstd": _zstd}
@@ -55,7 +59,7 @@ def _xz(sink: Sink, level: int) -> Iterator[Sink]:
     """Python's lzma has one thread; with more than one, xz(1) cuts blocks of one size."""
     program = shutil.which("xz")
     if program is None:
-        raise BundleError("xz is not installed", hint="./bootstrap installs it; or choose gzip or zstd")
+        raise Unfit("xz is not installed", hint="./bootstrap installs it; or choose gzip or zstd")
     threads = max(2, min(os.cpu_count() or 1, 8))  # each takes about 160 MiB
     command = [program, f"-{level}", f"-T{threads}", f"--block-size={XZ_BLOCK}", "--quiet", "--stdout"]
     errors: list[OSError] = []

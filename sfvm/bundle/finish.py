@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,11 +119,9 @@ class _Finishing:
             for _, point, *_ in entries[1:]:
                 if point.startswith("/"):
                     guest.directory(point)
-            before = guest.read("/etc/fstab").decode() if guest.exists("/etc/fstab") else ""
-            guest.write("/etc/fstab", fstab(before, tuple(entries)).encode())
+            _change(guest, "/etc/fstab", lambda before: fstab(before, tuple(entries)))
             if names.locked:
-                before = guest.read("/etc/crypttab").decode() if guest.exists("/etc/crypttab") else ""
-                guest.write("/etc/crypttab", crypttab(before, names.locked).encode())
+                _change(guest, "/etc/crypttab", lambda before: crypttab(before, names.locked))
             files = guest.names("/boot")
             words = grub.arguments(self.layout.boot.consoles, self.layout.boot.arguments)
             if self.layout.root.verity:
@@ -235,6 +233,12 @@ class _Finishing:
         initrd = self.directory / INITRD
         files = (self.directory / VMLINUZ, initrd if initrd.exists() else None)
         return efi.System(kernel.version, *files, arguments, _release(guest), program)
+
+
+def _change(guest: Guest, path: str, change: Callable[[str], str]) -> None:
+    """Change a text file of the guest, which may not be there. Its encoding is the guest's affair."""
+    before = guest.read(path).decode("utf-8", "surrogateescape") if guest.exists(path) else ""
+    guest.write(path, change(before).encode("utf-8", "surrogateescape"))
 
 
 def _release(guest: Guest) -> str:

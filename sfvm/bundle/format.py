@@ -143,8 +143,21 @@ def expand(wanted: FormatRequest, node: str, facts: Mapping[str, str]) -> Recipe
     """What to make of *node*, whose guest has *facts*.
 
     :raises SpecError: the format asks for something impossible
-    :raises Unfit: a param has no default and no value
+    :raises UsageError: a param cannot have the value that was given
+    :raises Unfit: a param has no default and no value; or either of the above, in an optional format with values
     """
+    try:
+        return _expand(wanted, node, facts)
+    except (SpecError, UsageError) as error:
+        if not (wanted.optional and wanted.values):
+            raise
+        why = f"{error.what}: {error.why}" if error.why else error.what
+        raise Unfit(
+            f"format {wanted.format.name} does not take what is set", place=error.place, why=why, hint=error.hint
+        ) from error
+
+
+def _expand(wanted: FormatRequest, node: str, facts: Mapping[str, str]) -> Recipe:
     spec = wanted.format
     for param in spec.params:
         if param.default is None and param.name not in wanted.values:
@@ -154,7 +167,7 @@ def expand(wanted: FormatRequest, node: str, facts: Mapping[str, str]) -> Recipe
                 why=f"it needs --set {param.name}=…",
                 hint=f"sfvm format show {spec.name} lists the params",
             )
-    arguments = bind(spec.params, wanted.values, spec.root.place)
+    arguments = bind(spec.params, wanted.values, spec.root.place, unfit=UsageError)
     variables = {**facts, **arguments, "name": node}
     layout: Layout | None = None
     requires: list[Requires] = []

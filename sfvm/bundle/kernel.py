@@ -117,10 +117,10 @@ def _cpio(data: bytes, position: int) -> tuple[list[str], int]:
     """The names in one archive, and where it ends (cpio(5), "New ASCII Format")."""
     names: list[str] = []
     while data[position : position + 6] in (b"070701", b"070702") and position + 110 <= len(data):
-        try:
-            fields = [int(data[position + 6 + 8 * n : position + 14 + 8 * n], 16) for n in range(13)]
-        except ValueError:
+        head = data[position + 6 : position + 110]
+        if not re.fullmatch(rb"[0-9A-Fa-f]{104}", head):  # int() takes a sign, too
             return names, len(data)
+        fields = [int(head[8 * n : 8 * n + 8], 16) for n in range(13)]
         size, length = fields[6], fields[11]
         name = data[position + 110 : position + 110 + length - 1].decode(errors="replace")
         position = _up(position + 110 + length)

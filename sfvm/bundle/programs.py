@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from sfvm.bundle.stage import Stage
+from sfvm.bundle.stage import Stage, Unfit
 from sfvm.errors import BundleError, Place
 
 PLACES = "/usr/sbin:/sbin"
@@ -28,12 +28,14 @@ def find(*names: str) -> str | None:
 def program(name: str, package: str, place: Place) -> str:
     """The path of the program *name*.
 
-    :raises BundleError: it is not installed; *package* is where Debian has it, *place* the verb's
+    :raises Unfit: it is not installed; *package* is where Debian has it, *place* the verb's
     """
     found = find(name)
     if found is None:
-        raise BundleError(
-            f"{name} is not installed", place=place, why="this format needs it", hint=f"install it (Debian: {package})"
+        raise Unfit(
+            f"{name}, which this format needs, is not installed",
+            place=place,
+            hint=f"install it (Debian: {package})",
         )
     return found
 

@@ -22,7 +22,8 @@ RESERVED = ("manifest.json", "SHA256SUMS")
 
 
 class Unfit(BundleError):
-    """A node that cannot be bundled in a format: it lacks what the platform wants."""
+    """A format that cannot be made here, though others can: the node lacks what the platform wants, the host a program,
+    or the user has set what it does not take."""
 
 
 class Machine(Protocol):
@@ -126,12 +127,22 @@ class Stage:
 
     def keep(self, source: Path, target: Path) -> None:
         """Make the shared file *source* the artifact *target*, without a copy where no other bundle has done so."""
-        os.link(source, target)
-        if target.stat().st_nlink > 2:  # two bundles must not be one file
-            target.unlink()
+        if not linked(source, target) or target.stat().st_nlink > 2:  # two bundles must not be one file
+            target.unlink(missing_ok=True)
             qcow2.qemu_img(
                 "convert", "-f", "raw", "-O", "raw", source, target, progress=self.progress, stop=self.stop
             )  # fmt: skip
+
+
+def linked(source: Path, target: Path) -> bool:
+    """Make *target* another name of *source*; False where that cannot be: exFAT and some shares have no such thing."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 @runtime_checkable

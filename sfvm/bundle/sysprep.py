@@ -59,12 +59,16 @@ def crypttab(text: str, locked: Mapping[str, str]) -> str:
 def fstab(text: str, entries: tuple[tuple[str, str, str, str, int], ...]) -> str:
     """fstab(5) *text* with *entries* (device, mount point, type, options, pass) in place of those for the same mount
     points; everything else stays."""
-    points = {point for _, point, _, _, _ in entries}
+    # getmntent(3): a blank ends a field.
+    wanted = [
+        (device, point.replace(" ", r"\040"), kind, options, order) for device, point, kind, options, order in entries
+    ]
+    points = {point for _, point, _, _, _ in wanted}
     kept = []
     for line in text.splitlines():
         fields = line.split()
         if line.startswith("# UNCONFIGURED") or (len(fields) >= 2 and not line.startswith("#") and fields[1] in points):
             continue
         kept.append(line)
-    kept += [f"{device} {point} {kind} {options} 0 {order}" for device, point, kind, options, order in entries]
+    kept += [f"{device} {point} {kind} {options} 0 {order}" for device, point, kind, options, order in wanted]
     return "\n".join(kept) + "\n"

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from sfvm.repository.files import sync
 
-PREFIX = ".sfvm-"
+PREFIX = ".sfvm-bundle-"
+MARK = ".sfvm-is-making-a-bundle"
+"""A file that says whose a directory is: what is named like ours may be the user's."""
 
 
 @contextlib.contextmanager
@@ -21,14 +23,15 @@ def workspace(output: Path, removing: contextlib.AbstractContextManager[None] | 
     there goes too: a directory is in use as long as a process holds its lock (flock(2))."""
     with _locked(output):  # nobody sweeps between the making of the directory and its lock
         _sweep(output)
-        directory = Path(tempfile.mkdtemp(dir=output, prefix=PREFIX))
+        directory = Path(tempfile.mkdtemp(dir=output.absolute(), prefix=PREFIX))
         held = os.open(directory, os.O_RDONLY)
         fcntl.flock(held, fcntl.LOCK_EX)
+        (directory / MARK).touch()
     try:
         yield directory
     finally:
         with removing or contextlib.nullcontext():
-            shutil.rmtree(directory, ignore_errors=True)  # what remains is swept by the next one
+            _remove(directory)  # what remains is swept by the next one
         os.close(held)
 
 
@@ -53,15 +56,27 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _remove(directory: Path) -> None:
+    """The mark at the end, so that what is left of it is known as ours."""
+    with contextlib.suppress(OSError):
+        for path in directory.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != MARK:
+                path.unlink()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
 def _sweep(output: Path) -> None:
     for left in output.glob(f"{PREFIX}*"):
         try:
-            descriptor = os.open(left, os.O_RDONLY)
-        except FileNotFoundError:
-            continue  # somebody has just ended there
+            descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            continue  # somebody has just ended there, or it is no directory, or another user's
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
+            if (left / MARK).exists() or not any(left.iterdir()):
+                _remove(left)
         except BlockingIOError:
             continue  # somebody works there
         finally:

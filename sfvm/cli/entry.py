@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import errno
 import gc
+import io
 import os
 import select
 import signal
@@ -47,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Nearly all that a command makes lives until its end: looking for garbage is a tenth of a cached build.
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None when it was closed from the start
+            stream.reconfigure(errors="backslashreplace")  # not every terminal has ✓, nor is every path UTF-8
     words = list(sys.argv[1:] if arguments is None else arguments)
     with interruptible():
         try:
@@ -154,12 +158,12 @@ def _bug(error: BaseException) -> SfvmError:
 
         path = platformdirs.user_state_path("sfvm") / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(head + text, encoding="utf-8")
+        path.write_text(head + text, encoding="utf-8", errors="backslashreplace")
         hint += f" and the file {path}"
     except OSError:
         try:
             handle, temporary = tempfile.mkstemp(prefix="sfvm-", suffix=f"-{name}")
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
+            with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(head + text)
             hint += f" and the file {temporary}"
         except OSError as nowhere:

@@ -83,4 +83,4 @@ def format_show(name: str) -> None:
     click.echo(f"{style(found.name, bold=True)}  {found.summary}  ({found.path})")
     for line in columns([describe_param(param) for param in found.params]):
         click.echo("  " + line)
-    click.echo(found.path.read_text(encoding="utf-8"), nl=False)
+    click.echo(found.path.read_bytes(), nl=False)  # as it is: XML may be in any encoding

@@ -288,7 +288,7 @@ def log(options: Options, node: str) -> None:
     if paths := [*logs[0][:1], *logs[1]]:
         with max(paths, key=lambda path: path.stat().st_mtime).open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
-                sys.stdout.write(line)
+                sys.stdout.write(plain(line, keep="\n\t") if sys.stdout.isatty() else line)
         return
     raise UsageError(
         f"there is no log of {node!r}",

@@ -22,7 +22,7 @@ def publish() -> None:
     \b
     Examples:
       sfvm publish ami out/debian-ami --region eu-central-1
-      sfvm publish libvirt out/debian-libvirt
+      sfvm publish libvirt out/debian-libvirt --connect qemu:///session
     """
 
 

@@ -58,6 +58,18 @@ def _mark(what: str, names: Sequence[str]) -> str:
     return f"apt-mark -q {what} {' '.join(names)}"
 
 
+REMOVE = f"""set --
+for name in {{}}; do
+    case $name in
+        *[!A-Za-z0-9.:+-]*) ;; # a pattern
+        *) dpkg-query -W -f '${{db:Status-Status}}\\n' "$name" 2>/dev/null | grep -qvx not-installed || continue ;;
+    esac
+    set -- "$@" "$name"
+done
+[ $# = 0 ] || {APT} --auto-remove purge "$@"
+""".rstrip()
+"""apt knows nothing of a package that is neither installed nor in the lists, and these may not be there."""
+
 MANAGER = Manager(
     "apt",
     "/usr/bin/apt-get",
@@ -67,7 +79,7 @@ MANAGER = Manager(
     + apt.refresh(f"{COMMAND} -o APT::Update::Error-Mode=any update"),
     # A version that a spec names may be an older one.
     f"{COMMAND} {{recommends}} --allow-downgrades install {{}}",
-    f"{APT} --auto-remove purge {{}}",
+    REMOVE,
     f"{COMMAND} {{recommends}} dist-upgrade",
     "apt-get clean; rm -rf /var/lib/apt/lists/*_* /var/cache/apt/*.bin",
     hold=lambda names: _mark("hold", names),

@@ -51,12 +51,21 @@ def _unhold(names: Sequence[str]) -> str:
     return f"sed -E -i '/^IgnorePkg *=/{{{';'.join(lines)};/= *$/d}}' {CONFIGURATION}"
 
 
+REMOVE = """set --
+for name in {}; do
+    pacman -Qq "$name" >/dev/null 2>&1 || pacman -Qqg "$name" >/dev/null 2>&1 || continue
+    set -- "$@" "$name"
+done
+[ $# = 0 ] || pacman -Rns --noconfirm "$@"
+""".rstrip()
+"""A package that is not there is what was wanted, as for other managers."""
+
 MANAGER = Manager(
     "pacman",
     "/usr/bin/pacman",
     f"{PLAIN}\n{PACMAN} -Sy",
     f"{PACMAN} -Su --needed {{}}",
-    "pacman -Rns --noconfirm {}",
+    REMOVE,
     f"{PACMAN} -Su",
     "rm -rf /var/cache/pacman/pkg/* /var/lib/pacman/sync/*",
     hold=_hold,

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from sfvm.managers import apt
+from sfvm.managers import apk, apt
 from sfvm.managers.manager import Manager
 
 MARK = "=== sfvm: security"
@@ -95,6 +95,6 @@ _LOOKS: Mapping[str, _Look] = {
         _dnf,
     ),
     "zypper": _Look("zypper -n -q list-updates", _zypper),
-    "apk": _Look("apk version -v -l '<'", _apk),
+    "apk": _Look(f"{apk.APK} version -v -l '<'", _apk),
     "pacman": _Look("pacman -Qu || :", _pacman),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from sfvm.errors import PublishError, SfvmError
 from sfvm.events import Listener, Notice, Preparing
 from sfvm.publish import snapshot
 from sfvm.publish.amazon import Amazon, answering, code
-from sfvm.publish.bundle import Bundle
+from sfvm.publish.bundle import AGAIN, Bundle
 from sfvm.publish.state import State, alone, beside, load
 
 SAVE = 1.0
@@ -49,7 +51,7 @@ def publish(bundle: Bundle, amazon: Amazon, name: str | None, listener: Listener
         try:
             image = work.image(request)
         except SfvmError as error:
-            if work.state.snapshot:
+            if work.state.snapshot and not work.state.image:
                 kept = f"the same command goes on with {work.state.snapshot}"
                 remove = (
                     f"`aws ec2 delete-snapshot --region {amazon.region} --snapshot-id {work.state.snapshot}` removes it"
@@ -62,7 +64,7 @@ def publish(bundle: Bundle, amazon: Amazon, name: str | None, listener: Listener
 def _request(bundle: Bundle, name: str | None) -> dict[str, Any]:
     """The parameters of RegisterImage, as the bundle has them."""
     path = bundle.only("register-image.json", "the description of an AMI")
-    wrong = PublishError(f"{path} does not describe an AMI with one disk", hint="make the bundle again")
+    wrong = PublishError(f"{path} does not describe an AMI with one disk", hint=AGAIN)
     try:
         request = safejson.loads(path.read_text(encoding="utf-8"))
         (mapping,) = request["BlockDeviceMappings"]
@@ -89,15 +91,24 @@ class _Publishing:
         self.state.save(self.path)
 
     def image(self, request: dict[str, Any]) -> str:
-        """The identifier of the AMI."""
-        if self.state.image and self._there("describe_images", ImageIds=[self.state.image]):
-            return self.state.image
+        """The identifier of the AMI.
+
+        :raises PublishError: another image has its name, which is said before anything is uploaded
+        """
+        asked = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+        if self.state.image and self.state.request == asked:
+            if self._there("describe_images", ImageIds=[self.state.image]):
+                return self.state.image
+            self.state = replace(self.state, image="", request="")
+        if self.state.request != asked:
+            self._require_free(request["Name"])
         if self.state.snapshot and not self._there("describe_snapshots", SnapshotIds=[self.state.snapshot]):
             self.listener(Notice(f"{self.state.snapshot} is gone: the upload begins anew"))
             self.state = State(self.state.digest)
         if not self.state.complete:
             self._write()
         self._await()
+        self._advance(image="", request=asked)  # before it is asked for: the answer may get lost
         with answering("the image cannot be registered"):
             self._advance(image=self._register(request))
         return self.state.image
@@ -172,7 +183,8 @@ class _Publishing:
         self.listener(Preparing("waiting for the snapshot", 1, done=True))
 
     def _register(self, request: dict[str, Any]) -> str:
-        """The AMI; one of that name and snapshot is what a former attempt has registered."""
+        """The AMI; one of that name and snapshot is what a former attempt has registered: before the first one the name
+        was free."""
         from botocore.exceptions import ClientError
 
         (mapping,) = request["BlockDeviceMappings"]
@@ -180,15 +192,25 @@ class _Publishing:
         try:
             answer = self.amazon.ec2.register_image(**{**request, "BlockDeviceMappings": [mapping]})
         except ClientError as error:
-            if code(error) == "InvalidAMIName.Duplicate" and (found := self._registered(request["Name"])):
-                return found
+            if code(error) == "InvalidAMIName.Duplicate":
+                for image in self._called(request["Name"]):
+                    used = [device.get("Ebs", {}).get("SnapshotId") for device in image.get("BlockDeviceMappings", ())]
+                    if self.state.snapshot in used:
+                        return str(image["ImageId"])
             raise
         return str(answer["ImageId"])
 
-    def _registered(self, name: str) -> str | None:
+    def _require_free(self, name: str) -> None:
+        """:raises PublishError: an image of this account has the *name*"""
+        with answering("Amazon cannot be asked"):
+            taken = [str(image["ImageId"]) for image in self._called(name)]
+        if taken:
+            raise PublishError(
+                "the image cannot be registered",
+                why=f"{', '.join(taken)} is called {name!r} already, and is not this one",
+                hint=f"give the image another name with --name, or deregister {taken[0]}",
+            )
+
+    def _called(self, name: str) -> list[dict[str, Any]]:
         answer = self.amazon.ec2.describe_images(Owners=["self"], Filters=[{"Name": "name", "Values": [name]}])
-        for image in answer["Images"]:
-            used = [mapping.get("Ebs", {}).get("SnapshotId") for mapping in image.get("BlockDeviceMappings", ())]
-            if self.state.snapshot in used:
-                return str(image["ImageId"])
-        return None
+        return list(answer["Images"])

@@ -10,6 +10,9 @@ from sfvm import safejson
 from sfvm.bundle.hashing import digests
 from sfvm.errors import PublishError
 
+AGAIN = "make the bundle again (sfvm bundle … --force)"
+"""What to do with one that is not what it was."""
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -22,7 +25,7 @@ class Bundle:
     def only(self, suffix: str, what: str) -> Path:
         """The one artifact whose name ends in *suffix*; *what* it is, in words.
 
-        :raises PublishError: there is none, or more than one
+        :raises PublishError: there is none, or more than one, or its file is gone
         """
         found = [name for name in self.digests if name.endswith(suffix)]
         if len(found) != 1:
@@ -31,7 +34,10 @@ class Bundle:
                 why=f"it has {', '.join(found) or 'no artifact'} where {what} (*{suffix}) is wanted",
                 hint="sfvm formats lists the formats; make the bundle again",
             )
-        return self.directory / found[0]
+        path = self.directory / found[0]
+        if not path.is_file():
+            raise PublishError(f"{path} is missing", why="manifest.json names it", hint=AGAIN)
+        return path
 
     def check(self, path: Path, progress: Callable[[float], None]) -> str:
         """The SHA-256 of an artifact, which is read: what was damaged is not published.
@@ -43,7 +49,7 @@ class Bundle:
             raise PublishError(
                 f"{path} is damaged",
                 why="its SHA-256 is not that of manifest.json",
-                hint="make the bundle again (sfvm bundle … --force)",
+                hint=AGAIN,
             )
         return digest
 
@@ -58,6 +64,8 @@ def opened(directory: Path) -> Bundle:
         manifest = safejson.loads(path.read_text(encoding="utf-8"))
         found = {str(name): str(artifact["sha256"]) for name, artifact in manifest["artifacts"].items()}
         node = str(manifest["node"])
+        if any(Path(name).name != name for name in found):
+            raise ValueError("an artifact elsewhere")
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         why = error.strerror if isinstance(error, OSError) else "manifest.json is not what sfvm writes"
         raise PublishError(

@@ -11,7 +11,7 @@ from typing import Any
 from sfvm import qcow2
 from sfvm.errors import PublishError
 from sfvm.events import Listener, Preparing
-from sfvm.publish.bundle import Bundle
+from sfvm.publish.bundle import AGAIN, Bundle
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,20 @@ def publish(bundle: Bundle, uri: str, pool: str, name: str | None, listener: Lis
     node's, when it is None). If that fails, nothing of it stays.
 
     :raises PublishError: the bundle is no domain, something has the name already, or libvirt refuses
+    :raises SfvmError: the image does not stand alone
     """
     from lxml import etree
 
     image = bundle.only(".qcow2", "a qcow2 image")
     path = bundle.only(".xml", "a domain")
-    domain = etree.fromstring(path.read_bytes(), etree.XMLParser(resolve_entities=False, no_network=True))
+    try:
+        domain = etree.fromstring(path.read_bytes(), etree.XMLParser(resolve_entities=False, no_network=True))
+    except etree.XMLSyntaxError as error:
+        raise PublishError(f"{path} describes no domain", why=str(error), hint=AGAIN) from error
     title, source = domain.find("name"), domain.find("devices/disk/source")
     if domain.tag != "domain" or title is None or source is None:
-        raise PublishError(f"{path} describes no domain with a disk", hint="make the bundle again")
+        raise PublishError(f"{path} describes no domain with a disk", hint=AGAIN)
+    capacity = qcow2.require_standalone(image).size
     called = name or title.text or bundle.node
     volume = f"{called}.qcow2"
     title.text = called
@@ -49,7 +54,7 @@ def publish(bundle: Bundle, uri: str, pool: str, name: str | None, listener: Lis
         bundle.check(image, lambda fraction: listener(Preparing("checking the image", fraction)))
         listener(Preparing("checking the image", 1, done=True))
         with _refusals(f"the volume {volume} cannot be made"):
-            made = into.createXML(_volume(volume, qcow2.header(image).size))
+            made = into.createXML(_volume(volume, capacity))
         try:
             with _refusals(f"the volume {volume} cannot be written"):
                 _upload(connection, made, image, listener)

@@ -17,7 +17,8 @@ from sfvm.repository.files import Lock, holder, write_atomically, writing
 @dataclass(frozen=True)
 class State:
     """*digest* is the SHA-256 of the disk, *token* makes the snapshot one, however often it is asked for. Of the
-    *snapshot* all blocks *below* this index are there; it is *complete* when it takes no more. *image* is the AMI."""
+    *snapshot* all blocks *below* this index are there; it is *complete* when it takes no more. *request* is the SHA-256
+    of what Amazon was last asked to register, *image* the AMI that this became, once the answer was heard."""
 
     digest: str
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -25,6 +26,7 @@ class State:
     below: int = 0
     complete: bool = False
     image: str = ""
+    request: str = ""
 
     def save(self, path: Path) -> None:
         """:raises RepositoryError: it cannot be written"""

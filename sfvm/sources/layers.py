@@ -43,12 +43,14 @@ class Member:
 
 @dataclass(eq=False, slots=True)
 class Inode:
-    """What one member of one layer is: number *member* of *layer*; *size* in bytes, *target* of a symlink."""
+    """What one member of one layer is: number *member* of *layer*; *size* in bytes, *target* of a symlink, whether it
+    is a *device*."""
 
     layer: int
     member: int
     size: int = 0
     target: str | None = None
+    device: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -180,7 +182,8 @@ class _Tree:
 
     def _add(self, number: int, index: int, member: Member, parts: list[str]) -> None:
         size = member.size if member.kind in tarfile.REGULAR_TYPES else 0
-        inode = Inode(number, index, size, member.target if member.kind == tarfile.SYMTYPE else None)
+        target = member.target if member.kind == tarfile.SYMTYPE else None
+        inode = Inode(number, index, size, target, member.kind in (tarfile.CHRTYPE, tarfile.BLKTYPE))
         if not parts:
             if member.kind == tarfile.DIRTYPE:
                 self.root.inode = inode
@@ -188,8 +191,9 @@ class _Tree:
         found = self._walk(parts[:-1], make=True)
         if found is None or (names := found[0].children) is None:
             raise _refused(number, member, "its directory is none")
-        where = found[1]
-        if member.kind in (tarfile.CHRTYPE, tarfile.BLKTYPE) and where[:1] != ["dev"]:
+        if member.kind == tarfile.LNKTYPE:
+            inode = self._linked(number, member)
+        if inode.device and found[1][:1] != ["dev"]:
             raise _refused(number, member, "it is a device, and not below dev")
         before = names.get(parts[-1])
         if member.kind == tarfile.DIRTYPE:
@@ -197,8 +201,6 @@ class _Tree:
                 before.inode = inode
             else:
                 names[parts[-1]] = Node(inode, {})
-        elif member.kind == tarfile.LNKTYPE:
-            names[parts[-1]] = Node(self._linked(number, member))
         else:
             names[parts[-1]] = Node(inode)
 

@@ -70,6 +70,8 @@ def _file(url: str, offset: int, access: Access) -> Iterator[Remote]:
         os.close(descriptor)
         raise Unavailable(f"{path} is not a regular file", "correct the path")
     with os.fdopen(descriptor, "rb") as file:
+        size = os.fstat(descriptor).st_size
+        offset = offset if offset <= size else 0  # what is there was another file's
         file.seek(offset)
 
         def read() -> bytes:
@@ -78,7 +80,7 @@ def _file(url: str, offset: int, access: Access) -> Iterator[Remote]:
             except OSError as error:
                 raise Unavailable(f"{path}: {error.strerror}") from error
 
-        yield Remote(offset, os.fstat(file.fileno()).st_size, read)
+        yield Remote(offset, size, read)
 
 
 @contextlib.contextmanager

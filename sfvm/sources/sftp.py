@@ -49,6 +49,7 @@ def open_sftp(url: str, offset: int, access: Access) -> Iterator[Remote]:
             raise Unavailable(f"{path}: {getattr(error, 'strerror', None) or error}") from error
         if size is None:
             raise Unavailable(f"{path}: the server does not tell its size")
+        offset = offset if offset <= size else 0  # what is there was another file's
         with file:
             file.seek(offset)
             asked = offset
@@ -62,7 +63,7 @@ def open_sftp(url: str, offset: int, access: Access) -> Iterator[Remote]:
                     access.stop.check()
                     raise Broken(f"the connection broke ({error or type(error).__name__})") from error
 
-            yield Remote(min(offset, size), size, read)
+            yield Remote(offset, size, read)
 
 
 def _ask(file: Any, start: int, end: int) -> int:

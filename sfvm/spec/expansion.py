@@ -26,6 +26,10 @@ MAX_CHARACTERS = 64 << 20
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
 _UNPRINTABLE = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _DEFAULT_DISK = Disk(8 << 30, "ext4")
+FILESYSTEMS = ("ext4", "xfs", "btrfs")
+"""What a node may have on its disk."""
+BLOCK = 4096
+"""Bytes: QEMU's images and all these filesystems are made of whole blocks."""
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -237,7 +241,7 @@ class _Expander:
                     done.append(child)
                 case _:
                     settled = self.settle(child, scope, kind)
-                    if settled.attributes != child.attributes and child.tag in registry(kind):
+                    if _attributes(settled) != _attributes(child) and child.tag in registry(kind):
                         schema.validate_verb(settled, kind)
                     done.append(settled)
         return done
@@ -304,6 +308,10 @@ class _Expander:
         return replace(settled, text=text, children=tuple(children))
 
 
+def _attributes(element: Element) -> list[Mapping[str, str]]:
+    return [each.attributes for each in element.iter()]
+
+
 def _in_scope(elements: Iterable[Element], variables: Mapping[str, str]) -> Iterator[Scoped]:
     frozen = MappingProxyType(variables)
     return ((element, frozen) for element in elements)
@@ -338,4 +346,17 @@ def _disk(element: Element | None) -> Disk:
             place=element.place_of("size"),
             hint="write a whole number and K, M, G or T (powers of 1024)",
         )
-    return Disk(size, element.get("format") or _DEFAULT_DISK.format)
+    if size % BLOCK:
+        raise SpecError(
+            f"disk size={element.attributes['size']!r} is no whole number of blocks",
+            place=element.place_of("size"),
+            hint=f"a multiple of {BLOCK} bytes: write it with K, M, G or T",
+        )
+    kind = element.get("format") or _DEFAULT_DISK.format
+    if kind not in FILESYSTEMS:
+        raise SpecError(
+            f"disk format={kind!r} is no filesystem of a node",
+            place=element.place_of("format"),
+            hint=suggestion(kind, FILESYSTEMS) or f"one of {', '.join(FILESYSTEMS)}; a bundle's root may have another",
+        )
+    return Disk(size, kind)

@@ -62,7 +62,7 @@ def params(root: Element) -> tuple[Param, ...]:
         pattern = element.get("pattern")
         try:
             re.compile(pattern or "")
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise SpecError(
                 f"param {name!r}: pattern {pattern!r} is no regular expression",
                 place=element.place_of("pattern"),

@@ -32,6 +32,7 @@ class Pattern:
         return self.facet is None or re.fullmatch(self.facet, value) is not None
 
 
+# Numbers of a few thousand digits are none that Python reads: 18 are enough for all, and fit 64 bits.
 SHARED = {
     "string": Pattern(None, "text"),
     "text-or-variable": Pattern(None, "text"),
@@ -41,11 +42,13 @@ SHARED = {
     "owner": Pattern(r"[^\s:]+(:[^\s:]+)?", "an owner such as root or www-data:www-data"),
     "yes-no": Pattern(r"yes|no", "yes or no"),
     "path": Pattern(r"/.*", "an absolute path"),
-    "integer": Pattern(r"-?[0-9]+", "a whole number"),
+    "integer": Pattern(r"-?[0-9]{1,18}", "a whole number of 18 digits at most"),
     "sha256": Pattern(r"[0-9A-Fa-f]{64}", "a SHA-256 of 64 hexadecimal digits"),
     "name": Pattern(r"[A-Za-z0-9_][A-Za-z0-9_.+\-]*", "a name of letters, digits and _ . + -"),
-    "size": Pattern(r"[0-9]+[KMGT]?", "a size such as 512M or 8G"),
-    "part-size": Pattern(r"[+]?[0-9]+[KMGT]?|[0-9]+%", "a size such as 8G, +500M (what it needs and more) or 50%"),
+    "size": Pattern(r"[0-9]{1,18}[KMGT]?", "a size such as 512M or 8G"),
+    "part-size": Pattern(
+        r"[+]?[0-9]{1,18}[KMGT]?|[0-9]{1,18}%", "a size such as 8G, +500M (what it needs and more) or 50%"
+    ),
     "variable": Pattern(VARIABLE, "a value with a variable", variable=False),
     "identifier": Pattern(IDENTIFIER, "an identifier of letters, digits and _", variable=False),
     "node-name": Pattern(

@@ -37,9 +37,9 @@ def _lines(
         for child in element.children:
             yield from _lines(child, element.directory, inner, kind, expanded)
 
-    if element.text.strip():
+    if element.text.strip() or (element.text and not element.children):
         # Text is kept to the letter, so no white space may be added; children follow it.
-        text = escape(_literal(element.text) if expanded else element.text)
+        text = escape(_literal(element.text) if expanded else element.text, {"\r": "&#13;"})
         yield f"{margin}<{start}>{text}{''.join(line.strip() for line in below(' '))}</{element.tag}>"
     elif element.children:
         yield f"{margin}<{start}>"

@@ -13,6 +13,9 @@ from sfvm.guest import Guest
 from sfvm.steps._common import guest_path, status
 from sfvm.verbs import JSON
 
+UNFIT = (re.error, OverflowError, RecursionError)
+"""What Python says of an expression that is none, counts too far, or is too deep."""
+
 
 @dataclass(frozen=True)
 class Change:
@@ -127,7 +130,7 @@ class Edit:
             for name in ("match", "after"):
                 try:
                     re.compile(child.get(name) or "")
-                except re.error as error:
+                except UNFIT as error:
                     raise SpecError(
                         f"{name} is no regular expression",
                         place=child.place_of(name),
@@ -159,7 +162,7 @@ def _check_replacement(element: Element) -> None:
     """:raises SpecError: ``with`` names a group that ``match`` does not have, or ``count`` is none"""
     try:
         re.sub(element.attributes["match"], element.attributes["with"], "")  # reads its second argument in any case
-    except (re.error, IndexError) as error:
+    except (*UNFIT, IndexError) as error:
         raise SpecError(
             f"with={element.attributes['with']!r} does not fit match",
             place=element.place_of("with"),

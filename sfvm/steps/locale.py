@@ -25,7 +25,7 @@ class Locale:
     """
 
     element: ClassVar[str] = "locale"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     schema: ClassVar[str] = '<element name="locale"><attribute name="name"><ref name="string"/></attribute></element>'
 
     name: str
@@ -43,7 +43,7 @@ class Locale:
 
     def run(self, guest: Guest) -> None:
         if self.name not in BUILT_IN:
-            if not guest.exists("/usr/bin/localedef"):
+            if not guest.exists("/usr/bin/locale") and not guest.exists("/usr/bin/localedef"):
                 raise StepError(
                     "the guest cannot make locales", why="there is no localedef", hint="install locales first"
                 )
@@ -59,6 +59,8 @@ class Locale:
         charset = charset or "ISO-8859-1"
         entry = f"{self.name} {charset}"
         return (
+            # It warns of a locale that is not there, and is content with one of a package.
+            f'[ -z "$(LC_ALL={self.name} locale charmap 2>&1 >/dev/null)" ] || '
             f"localedef -i {language}{at}{modifier} -f {charset} {self.name}\n"
             f"if [ -f /etc/locale.gen ] && ! grep -qxF '{entry}' /etc/locale.gen; then\n"
             f"    echo '{entry}' >>/etc/locale.gen\n"

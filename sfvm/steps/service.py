@@ -23,7 +23,7 @@ class Service:
     """
 
     element: ClassVar[str] = "service"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     schema: ClassVar[str] = """
     <element name="service">
       <optional><attribute name="enable"><ref name="words"/></attribute></optional>
@@ -62,18 +62,18 @@ class Service:
 
     def run(self, guest: Guest) -> None:
         if guest.exists("/usr/bin/systemctl") or guest.exists("/bin/systemctl"):
-            tool = {"enable": "systemctl enable", "disable": "systemctl disable", "mask": "systemctl mask"}
-            where = ""
+            tool = {"enable": "systemctl enable {}", "disable": "systemctl disable {}", "mask": "systemctl mask {}"}
         elif guest.exists("/sbin/rc-update"):
-            tool = {"enable": "rc-update add", "disable": "rc-update del", "mask": "rc-update del"}
-            where = " default"
+            # "rc-update delete" is that for one runlevel, and an error where the service is in another.
+            away = "rm -f /etc/runlevels/*/{}"
+            tool = {"enable": "rc-update add {} default", "disable": away, "mask": away}
         else:
             raise StepError(
                 "the guest has no service manager", why="neither systemctl nor rc-update is there",
                 hint="install systemd or openrc first",
             )  # fmt: skip
         lines = [
-            f"{tool[verb]} {shlex.quote(name)}{where}"
+            tool[verb].format(shlex.quote(name))
             for verb, names in (("disable", self.disable), ("mask", self.mask), ("enable", self.enable))
             for name in names
         ]

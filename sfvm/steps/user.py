@@ -25,11 +25,12 @@ class User:
         <user name="alice" shell="/bin/bash" groups="sudo" ssh-key="ssh-ed25519 AAAA… alice@example"/>
 
     ``password`` is a hash as crypt(5) knows it, never a password in clear; without one the account has none and cannot
-    log in with one. ``groups`` must exist. ``ssh-key`` is one public key.
+    log in with one. ``groups`` must exist; one that has the user's name is the user's own group. ``ssh-key`` is one
+    public key.
     """
 
     element: ClassVar[str] = "user"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     schema: ClassVar[str] = """
     <element name="user">
       <attribute name="name"><ref name="name"/></attribute>
@@ -147,5 +148,7 @@ class User:
                 if options or moved
                 else "  :\n"
             )
-            + f"else\n  useradd {create} {options} {home} {name}\nfi\n"
+            # useradd refuses a name that a group has, unless it is to be the user's.
+            + f"else\n  group=\n  ! {named('group', self.name)} || group='--gid '{name}\n"
+            f"  useradd {create} $group {options} {home} {name}\nfi\n"
         )

@@ -1,13 +1,15 @@
 """The base ``dnf``, without an appliance: what it tells dnf, what it keeps in the guest, what it refuses."""
 
 import configparser
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from sfvm.bases.dnf import OURS, REPOSITORIES, TRUSTED, _database
+from sfvm.bases.dnf import OURS, OWNED, REPOSITORIES, TRUSTED, _database
 from sfvm.openpgp import fingerprints
 from tests.verbs import Directory, Maker, host
 
@@ -163,3 +165,30 @@ def test_the_list_of_the_keys_that_ship_is_right() -> None:
     found = {(path.name, print) for path in SHIPPED.glob("*.asc") for print in fingerprints(path.read_bytes())}
     assert listed
     assert listed <= found
+
+
+def test_what_is_owned_rightly_keeps_its_capabilities(tmp_path: Path) -> None:
+    """chown(2) takes them, also when it changes nothing."""
+    files = {"mine": "100750 apache:apache", "theirs": "104510 root:apache", "gone": "100644 root:mail"}
+    for name in ("mine", "theirs"):
+        (tmp_path / name).touch()
+    told = "\n".join(f"{owner} {tmp_path}/{name}" for name, owner in files.items())
+    tools = {
+        "systemd-sysusers": ":",
+        "rpm": f"echo '{told}'",
+        "stat": "case $3 in */mine) echo apache:apache ;; *) echo root:root ;; esac",
+        "getcap": 'echo "$1 cap_setuid,cap_setgid=ep"',
+        **{name: f'echo {name} "$@" >>{tmp_path}/told' for name in ("chown", "chmod", "setcap")},
+    }
+    (tmp_path / "bin").mkdir()
+    for name, text in tools.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    script = OWNED.split("<<'END'\n")[1].split("END\n")[0]
+    environment = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    subprocess.run(["sh", "-e", "-c", script], env=environment, check=True)
+    assert (tmp_path / "told").read_text().splitlines() == [
+        f"chown root:apache {tmp_path}/theirs",
+        f"chmod 4510 {tmp_path}/theirs",
+        f"setcap cap_setuid,cap_setgid=ep {tmp_path}/theirs",
+    ]

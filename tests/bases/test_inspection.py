@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from sfvm.bases._inspection import Unclear, copying, devices, mounts, root, without_disks
+from sfvm.bases._inspection import Unclear, copying, devices, looking, mounts, root, without_disks
 
 
 def look(*lines: str, **fstabs: str) -> str:
@@ -42,6 +42,13 @@ CENTOS = [*DISK, *partition(1, ""), *partition(2, "vfat", "7B77-95E7"), *partiti
             UBUNTU,
             "LABEL=cloudimg-rootfs / ext4 x 0 1\nLABEL=BOOT\t/boot\text4\tx 0 2\nLABEL=UEFI /boot/efi vfat x 0 1\n",
             [("/dev/sdb1", "", "/"), ("/dev/sdb16", "", "/boot"), ("/dev/sdb15", "", "/boot/efi")],
+        ),
+        (
+            [*UBUNTU, *partition(17, "ext4", "dd", "a b")],
+            "/dev/disk/by-id/dm-uuid-LVM-x / ext4 x 0 1\n/dev/disk/by-uuid/bb /boot ext4 x 0 1\n"
+            "/dev/disk/by-label/UEFI /boot/efi vfat x 0 1\n/dev/disk/by-label/a\\x20b /srv ext4 x 0 1\n",
+            [("/dev/sdb1", "", "/"), ("/dev/sdb16", "", "/boot"), ("/dev/sdb17", "", "/srv"),
+             ("/dev/sdb15", "", "/boot/efi")],
         ),
         (
             FEDORA,
@@ -82,7 +89,7 @@ CENTOS = [*DISK, *partition(1, ""), *partition(2, "vfat", "7B77-95E7"), *partiti
             [("/dev/sdb1", "", "/"), ("/dev/sdb15", "", "/boot/efi")],
         ),
     ],
-    ids=["Debian", "Ubuntu", "Fedora", "CentOS", "openSUSE", "LVM", "no table", "names of the kernel"],
+    ids=["Debian", "Ubuntu", "links of udev", "Fedora", "CentOS", "openSUSE", "LVM", "no table", "names of the kernel"],
 )  # fmt: skip
 def test_images_as_distributions_make_them(lines: list[str], fstab: str, expected: list[tuple[str, str, str]]) -> None:
     found = devices(look(*lines, fstab=fstab))
@@ -168,3 +175,12 @@ tmpfs /tmp tmpfs size=1G 0 0
 server:/x /x nfs defaults 0 0
 """  # fmt: skip
     assert without_disks("") == ""
+
+
+def test_a_subvolume_that_was_asked_for_is_looked_at() -> None:
+    assert "for sub in root @ @rootfs; do" in looking(None)
+    assert "for sub in root @ @rootfs fedora-root; do" in looking("/fedora-root")
+    assert "for sub in root @ @rootfs '$(x)'; do" in looking("$(x)")
+    lines = [*DISK, *partition(1, "btrfs", "cc"), "root fedora-root {fstab}", *partition(2, "ext4", "bb")]
+    found = devices(look(*lines, fstab="UUID=cc / btrfs subvol=fedora-root 0 0\nUUID=bb /boot ext4 x 0 0\n"))
+    assert [mount.point for mount in mounts(found, *root(found, 1, "fedora-root"))] == ["/", "/boot"]

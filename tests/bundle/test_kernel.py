@@ -164,7 +164,13 @@ def test_the_modules_of_an_initramfs(tmp_path: Path, pack: Callable[[bytes], byt
     assert initramfs_modules(data) == {"virtio_blk", "nvme_core"}
 
 
-@pytest.mark.parametrize("data", [b"", b"\x28\xb5\x2f\xfdjunk", b"070701junk", b"\xfd7zXZ\0junk", bytes(4096)])
+BACK = b"070701" + b"00000000" * 6 + b"-0000070" + b"00000000" * 4 + b"00000001" + b"00000000" + b"\0\0"
+"""A member that says that it ends where it begins."""
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x28\xb5\x2f\xfdjunk", b"070701junk", b"\xfd7zXZ\0junk", bytes(4096), BACK], ids=repr
+)
 def test_a_broken_initramfs_has_no_modules(data: bytes) -> None:
     assert initramfs_modules(data) == frozenset()
 

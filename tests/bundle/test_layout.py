@@ -35,6 +35,7 @@ def layout(directory: Path, text: str) -> Layout:
     ("text", "message"),
     [
         ('<layout table="gpt"><esp size="8M"/><root/></layout>', "too small"),
+        ('<layout table="gpt" multiple="1000000"><root/></layout>', "no whole number of sectors"),
         ('<layout table="gpt"><root/><boot loader="grub"/></layout>', "no place"),
         ('<layout table="none"><esp/><root/></layout>', "root filesystem alone"),
         ('<layout table="mbr"><bios-boot/><root/></layout>', "no BIOS boot partition"),
@@ -208,3 +209,8 @@ def test_an_f2fs_is_sound_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
             file.seek(offset)
             file.write(bytes(64))
     assert subprocess.run(check, capture_output=True).returncode != 0
+
+
+def test_a_size_of_thousands_of_digits_is_none(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="is not a size"):
+        layout(tmp_path, f'<layout table="gpt"><root/><data size="{"9" * 5000}"/></layout>')

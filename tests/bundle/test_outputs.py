@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import subprocess
 import tarfile
 from dataclasses import replace
@@ -157,6 +159,25 @@ def test_fstab_keeps_what_it_does_not_replace() -> None:
     before = "# UNCONFIGURED FSTAB\n/dev/sda1 / ext4 ro 0 1\n# / is root\ntmpfs /tmp tmpfs defaults 0 0\n"
     after = fstab(before, (("UUID=x", "/", "ext4", "defaults", 1),))
     assert after == "# / is root\ntmpfs /tmp tmpfs defaults 0 0\nUUID=x / ext4 defaults 0 1\n"
+
+
+def test_a_blank_ends_no_field_of_fstab() -> None:
+    after = fstab("UUID=y /srv/my\\040data xfs ro 0 0\n", (("UUID=x", "/srv/my data", "ext4", "defaults", 2),))
+    assert after == "UUID=x /srv/my\\040data ext4 defaults 0 2\n"
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_where_files_have_one_name_they_are_copied(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """exFAT, and shares of some servers."""
+
+    def refused(*_: object) -> None:
+        raise OSError(number, "no links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    Convert.parse(element(tmp_path, '<convert to="raw" as="a.img"/>')).make(stage)
+    assert (stage.directory / "a.img").read_bytes() == CONTENT
 
 
 def test_what_is_archived_or_compressed_takes_the_place_of_what_it_was(stage: Stage, tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from sfvm.bundle.workspace import PREFIX, put, workspace
 
@@ -45,6 +48,40 @@ def test_what_goes_just_as_it_is_looked_at(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "open", late)
     with workspace(tmp_path) as work:
         assert list(tmp_path.iterdir()) == [work]
+
+
+@pytest.mark.parametrize("name", [".sfvm-repo", f"{PREFIX}registry", ".sfvm-bundle-mine"])
+def test_what_is_the_users_stays(tmp_path, name):
+    """A repository, for example: nobody holds a lock on that directory."""
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "file").write_text("x")
+    (tmp_path / f"{PREFIX}a_file").write_text("x")
+    with workspace(tmp_path):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, f"{PREFIX}a_file"])
+    assert (tmp_path / name / "file").read_text() == "x"
+
+
+def test_what_others_left_is_theirs(tmp_path, monkeypatch):
+    real = os.open
+
+    def refused(path, *more):
+        if str(path).endswith("theirs"):
+            raise PermissionError(13, "not yours")
+        return real(path, *more)
+
+    (tmp_path / f"{PREFIX}theirs").mkdir(mode=0)
+    monkeypatch.setattr(os, "open", refused)
+    with workspace(tmp_path) as work:
+        assert work.is_dir()
+
+
+def test_a_relative_place_is_no_url_for_qemu(tmp_path, monkeypatch):
+    """Python 3.11's mkdtemp returns what it was given, and "build-10:42/disk" is a protocol and a name to qemu-img."""
+    monkeypatch.chdir(tmp_path)
+    Path("build-10:42").mkdir()
+    with workspace(Path("build-10:42")) as work:
+        assert work.is_absolute()
 
 
 def test_a_bundle_replaces_an_older_one_whole(tmp_path):

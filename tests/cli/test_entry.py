@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from pathlib import Path
 
+import click
 import pytest
 
+from sfvm.cli.commands import cli
 from sfvm.cli.entry import report
 from sfvm.errors import SfvmError
 from sfvm.guest import CommandFailed
@@ -248,6 +251,57 @@ sys.exit(main(["talker"]))
     assert errors == ""
 
 
+@pytest.mark.parametrize("words", [("tree",), ("plan", "web"), ("spec", "show", "web")])
+def test_a_terminal_that_lacks_a_character_gets_its_escape(world, words):
+    world.write("web", (world.specs / "web.xml").read_text().replace("Welcome", "✓"))
+    there = world.run(*words, environment={"PYTHONIOENCODING": "utf-8"}).stdout
+    result = world.run(*words, environment={"PYTHONIOENCODING": "iso-8859-1"})
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == there.encode("iso-8859-1", "backslashreplace").decode() != there
+
+
+def test_a_path_that_is_not_utf_8_can_be_shown(world):
+    directory = world.home / os.fsdecode(b"a\xff")
+    directory.mkdir()
+    (directory / "mine.xml").write_text('<format xmlns="urn:sfvm:1" name="mine"/>')
+    strict = {"PYTHONIOENCODING": "utf-8", "SFVM_FORMATS": str(directory)}
+    result = world.run("format", "show", "mine", environment=strict)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "a\\udcff/mine.xml" in result.stdout
+
+
+def test_a_format_in_another_encoding_is_shown_as_it_is(world):
+    content = (
+        '<?xml version="1.0" encoding="iso-8859-1"?>\n<format xmlns="urn:sfvm:1" name="mine"><!-- \xe9 --></format>\n'
+    )
+    (world.home / "formats").mkdir()
+    (world.home / "formats" / "mine.xml").write_bytes(content.encode("iso-8859-1"))
+    result = world.invoke("format", "show", "mine")
+    assert result.exception is None
+    assert result.stdout_bytes.endswith(content.encode("iso-8859-1"))
+
+
+def commands(group, *words):
+    for name, command in group.commands.items():
+        yield (*words, name), command
+        if isinstance(command, click.Group):
+            yield from commands(command, *words, name)
+
+
+def test_examples_have_the_options_that_are_required():
+    """Those in the help of every command, and of groups for their commands."""
+    known, seen = dict(commands(cli)), 0
+    for command in known.values():
+        for line in (command.help or "").splitlines():
+            words = line.split() if line.startswith("      sfvm ") else []
+            shown = max((name for name in known if tuple(words[1 : 1 + len(name)]) == name), key=len, default=None)
+            for parameter in known[shown].params if shown else ():
+                if isinstance(parameter, click.Option) and parameter.required:
+                    seen += 1
+                    assert set(parameter.opts) & set(words), line
+    assert seen > 1
+
+
 def test_colors_need_a_terminal(world):
     assert "\x1b" not in world.run("buidl").stderr
 
@@ -258,3 +312,9 @@ def test_a_crash_file_is_written_even_without_a_home(world, monkeypatch, capsys)
     named = Path(capsys.readouterr().err.rpartition("the file ")[2].strip())
     assert "ZeroDivisionError" in named.read_text()
     named.unlink()
+
+
+def test_a_crash_file_says_what_is_not_utf_8(world, capsys):
+    assert report(ValueError(f"a test of {os.fsdecode(bytes([0xFF]))}")) == 1
+    named = Path(capsys.readouterr().err.rpartition("the file ")[2].strip())
+    assert "a test of \\udcff" in named.read_text()

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -103,3 +107,21 @@ def test_progress(event):
     stream = io.StringIO()
     Plain(stream, verbose=True)(event)
     check(stream.getvalue())
+
+
+def test_logs(world):
+    """A file or a pipe gets what the guest wrote."""
+    world.put("web")
+    repository = Repository(world.home / "repository")
+    repository.log_path(repository.resolve("web")).write_text(f"built\t{HOSTILE}\n")
+    assert "\x1b]0;title" in world.run("log", "web").stdout
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "sfvm.cli", "log", "web"]
+    subprocess.run(command, env=world.environment, cwd=world.home, stdout=theirs, check=True, timeout=60)
+    os.close(theirs)
+    shown = os.read(ours, 4096).decode()
+    os.close(ours)
+    assert shown.startswith("built")
+    assert "a\\x1b]0;title" in shown
+    assert "\x1b" not in shown
+    assert "\\t" not in shown

@@ -103,3 +103,29 @@ def test_gc_removes_saved_appliances_that_nobody_uses(world):
     assert (store / "old.state").exists()
     assert world.run("gc").returncode == 0
     assert sorted(path.name for path in store.iterdir()) == ["lock", "new.state"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("repository = 5", "repository must be a text, not 5"),
+        ('repository = ["a"]', "repository must be a text, not ['a']"),
+        ('repository = "a\\u0000b"', "repository must be a text"),
+        ("connection = 5", "connection must be a text, not 5"),
+        ("jobs = inf", "jobs must be a whole number above 0, not inf"),
+        ('repository = "~nosuchuser/x"', "the repository cannot be '~nosuchuser/x'"),
+    ],
+)
+def test_settings_of_the_wrong_kind(world, line, message):
+    path = world.home / "config" / "sfvm" / "config.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text(line)
+    result = world.run("tree", environment={"SFVM_HOME": ""})
+    assert result.returncode == 2
+    assert message in result.stderr
+
+
+def test_a_repository_of_a_user_that_there_is_not(world):
+    result = world.run("tree", environment={"SFVM_HOME": "~nosuchuser/x"})
+    assert result.returncode == 2
+    assert "the repository cannot be '~nosuchuser/x'" in result.stderr

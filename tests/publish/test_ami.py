@@ -14,6 +14,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
 from click.testing import CliRunner, Result
 
 from sfvm.cli.commands import cli
@@ -120,6 +121,110 @@ def test_a_second_time_nothing_is_done(bundle: Path, amazon: Proxy) -> None:
     assert len(client("ec2", amazon).describe_images(Owners=["self"])["Images"]) == 1
 
 
+def described(bundle: Path, text: str) -> None:
+    path = bundle / "register-image.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "Description": text}))
+
+
+def test_another_name_is_another_image_of_the_same_snapshot(bundle: Path, amazon: Proxy) -> None:
+    first = publish(bundle, amazon)
+    amazon.seen.clear()
+    second = publish(bundle, amazon, "other")
+    assert second.image != first.image
+    assert (second.name, second.snapshot) == ("other", first.snapshot)
+    assert amazon.puts() == []
+    images = client("ec2", amazon).describe_images(Owners=["self"])["Images"]
+    assert {image["ImageId"]: image["Name"] for image in images} == {first.image: first.name, second.image: "other"}
+    assert publish(bundle, amazon, "other") == second
+
+
+def test_another_description_is_not_the_image_that_there_is(bundle: Path, amazon: Proxy) -> None:
+    described(bundle, "one")
+    first = publish(bundle, amazon)
+    described(bundle, "two")
+    amazon.seen.clear()
+    for _ in range(2):  # the second time no more than the first
+        with pytest.raises(PublishError) as caught:
+            publish(bundle, amazon)
+        message = caught.value.render()
+        assert f"{first.image} is called {first.name!r} already" in message
+        assert "--name" in message
+        assert "delete-snapshot" not in message  # the image has it
+    assert amazon.puts() == []
+    second = publish(bundle, amazon, "other")
+    (image,) = client("ec2", amazon).describe_images(ImageIds=[second.image])["Images"]
+    assert image["Description"] == "two"
+
+
+class Careful:
+    """EC2 as Amazon has it, where moto is careless: names are taken once, and images know their snapshot. When *lost*,
+    the answer of RegisterImage does not arrive."""
+
+    def __init__(self, real: Any) -> None:
+        self.real = real
+        self.requests: dict[str, dict[str, Any]] = {}
+        self.lost = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def register_image(self, **request: Any) -> Any:
+        if request["Name"] in [known["Name"] for known in self.requests.values()]:
+            raise ClientError({"Error": {"Code": "InvalidAMIName.Duplicate", "Message": "taken"}}, "RegisterImage")
+        answer = self.real.register_image(**request)
+        self.requests[answer["ImageId"]] = request
+        if self.lost:
+            raise EndpointConnectionError(endpoint_url="nowhere")
+        return answer
+
+    def describe_images(self, **which: Any) -> Any:
+        answer = self.real.describe_images(**which)
+        known = [image for image in answer["Images"] if image["ImageId"] in self.requests]
+        return {"Images": [{**image, **self.requests[image["ImageId"]]} for image in known]}
+
+
+def test_an_image_whose_answer_got_lost_is_found(bundle: Path, amazon: Proxy) -> None:
+    real = clients.connect(REGION, amazon.url, None)
+    ec2 = Careful(real.ec2)
+    careful = clients.Amazon(real.region, ec2, real.ebs)
+    ec2.lost = True
+    with pytest.raises(PublishError, match="cannot be registered"):
+        ami.publish(opened(bundle), careful, None, lambda event: None)
+    ec2.lost = False
+    (image,) = ec2.requests
+    assert ami.publish(opened(bundle), careful, None, lambda event: None).image == image
+    # But it is the answer to no other question.
+    path = beside(bundle, REGION)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "image": ""}))
+    described(bundle, "another")
+    for _ in range(2):
+        with pytest.raises(PublishError, match="cannot be registered"):
+            ami.publish(opened(bundle), careful, None, lambda event: None)
+
+
+def test_a_name_that_is_taken_is_said_before_the_upload(
+    bundle: Path, amazon: Proxy, disk: Path, tmp_path: Path
+) -> None:
+    publish(bundle, amazon)
+    other = made("ami", tmp_path / "other", disk)
+    amazon.seen.clear()
+    with pytest.raises(PublishError, match="is called 'web-0123456789ab' already"):
+        publish(other, amazon)
+    assert amazon.puts() == []
+
+
+def test_a_state_of_before_requests_were_kept_is_understood(bundle: Path, amazon: Proxy) -> None:
+    amazon.refuse = lambda method, path: 500 if "/blocks/100" in path else None
+    with pytest.raises(PublishError):
+        publish(bundle, amazon)
+    amazon.refuse = lambda method, path: None
+    path = beside(bundle, REGION)
+    state = json.loads(path.read_text())
+    del state["request"]
+    path.write_text(json.dumps(state))
+    assert publish(bundle, amazon).snapshot == state["snapshot"]
+
+
 def test_what_fails_now_and_then_is_tried_again(bundle: Path, amazon: Proxy, disk: Path) -> None:
     failed: set[str] = set()
 
@@ -177,7 +282,7 @@ def test_a_killed_upload_goes_on_with_the_same_snapshot(bundle: Path, amazon: Pr
 
 
 def test_an_image_that_cannot_be_registered_is_later(bundle: Path, amazon: Proxy) -> None:
-    amazon.refuse = lambda method, path: 400 if (method, path) == ("POST", "/") else None
+    amazon.refuse = lambda method, path: 400 if (method, path) == ("POST", "/") and amazon.puts() else None
     with pytest.raises(PublishError, match="cannot be"):
         publish(bundle, amazon)
     amazon.refuse = lambda method, path: None
@@ -262,7 +367,7 @@ def test_wrong_credentials_are_said_and_not_shown(
         connection.close()
     assert isinstance(done.exception, SfvmError)
     message = done.exception.render()
-    assert "The security token included in the request is invalid" in message
+    assert "AWS was not able to validate the provided access credentials" in message
     assert "aws configure" in message
     assert "very-secret" not in message
 
@@ -302,11 +407,28 @@ def test_boto3_is_asked_for_when_it_is_missing(bundle: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    "text", [None, "", "{}", '{"node": "web", "artifacts": {}}', '{"node": "web", "artifacts": []}', "[" * 200_000]
+    "text",
+    [
+        None,
+        "",
+        "{}",
+        '{"node": "web", "artifacts": {}}',
+        '{"node": "web", "artifacts": []}',
+        "[" * 200_000,
+        '{"node": "web", "artifacts": {"below/web.img": {"sha256": "0"}, "register-image.json": {"sha256": "0"}}}',
+    ],
 )
 def test_what_is_no_bundle_is_refused(tmp_path: Path, amazon: Proxy, text: str | None) -> None:
     if text is not None:
         (tmp_path / "manifest.json").write_text(text)
     done = sfvm(tmp_path, "--region", REGION, "--endpoint-url", amazon.url)
     assert isinstance(done.exception, PublishError)
+    assert amazon.seen == []
+
+
+@pytest.mark.parametrize("name", ["web.img", "register-image.json"])
+def test_an_artifact_that_is_gone_is_said(bundle: Path, amazon: Proxy, name: str) -> None:
+    (bundle / name).unlink()
+    with pytest.raises(PublishError, match=f"{name} is missing"):
+        publish(bundle, amazon)
     assert amazon.seen == []

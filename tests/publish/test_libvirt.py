@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from sfvm.errors import PublishError
+from sfvm.errors import PublishError, SfvmError
 from sfvm.publish.bundle import opened
 from sfvm.publish.libvirt import publish
 from tests.peers.daemons import end_daemons
@@ -151,3 +152,33 @@ def test_a_connection_that_does_not_answer_is_said(tmp_path: Path, disk: Path) -
         publish(bundle, f"qemu:///session?socket={tmp_path}/none", "default", None, lambda event: None)
     with pytest.raises(PublishError, match="cannot be used"):
         publish(bundle, "test:///default", "nowhere", None, lambda event: None)
+
+
+@pytest.mark.parametrize("text", ["", "<domain", "<domain/>", "\0"])
+def test_a_domain_that_is_none_is_said(tmp_path: Path, disk: Path, text: str) -> None:
+    directory = made("libvirt", tmp_path / "web-libvirt", disk)
+    (directory / "web.xml").write_text(text)
+    with pytest.raises(PublishError, match=r"web\.xml describes no domain"):
+        publish(opened(directory), "test:///default", "default-pool", None, lambda event: None)
+
+
+@pytest.mark.parametrize("name", ["web.xml", "web.qcow2"])
+def test_an_artifact_that_is_gone_is_said(tmp_path: Path, disk: Path, name: str) -> None:
+    directory = made("libvirt", tmp_path / "web-libvirt", disk)
+    (directory / name).unlink()
+    with pytest.raises(PublishError, match=f"{name} is missing"):
+        publish(opened(directory), "test:///default", "default-pool", None, lambda event: None)
+
+
+def test_an_image_that_names_another_file_is_refused(tmp_path: Path, disk: Path) -> None:
+    """The host that it is uploaded to would read that file of its own."""
+    directory = made("libvirt", tmp_path / "web-libvirt", disk)
+    image = directory / "web.qcow2"
+    image.unlink()
+    words = ("create", "-q", "-f", "qcow2", "-u", "-b", "/etc/passwd", "-F", "raw", image, "64M")
+    subprocess.run([tool("qemu-img"), *words], check=True, capture_output=True)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["artifacts"]["web.qcow2"]["sha256"] = hashlib.sha256(image.read_bytes()).hexdigest()
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(SfvmError, match="names the backing file '/etc/passwd'"):
+        publish(opened(directory), "test:///default", "default-pool", None, lambda event: None)

@@ -96,6 +96,7 @@ def test_symlinks_lead_where_they_would_in_the_guest(tmp_path: Path, layers: Lay
         ([[link("a", "b"), link("b", "a")], [file("a/x")]], "its directory is none"),
         ([[("sda", tarfile.BLKTYPE, "")]], "it is a device"),
         ([[link("dev", "tmp")], [("dev/sda", tarfile.BLKTYPE, "")]], "it is a device"),
+        ([[("dev/sda", tarfile.BLKTYPE, "")], [("x", tarfile.LNKTYPE, "dev/sda")]], "it is a device"),
         ([[file("a" * 5000)]], "outside"),
         ([[link("a", "b/" * 5000)]], "too long"),
     ],

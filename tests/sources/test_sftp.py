@@ -91,6 +91,12 @@ def test_it_goes_on_where_it_broke(server: Sftp, host: Host) -> None:
     assert fetch(url(server), SHA256, host.access, PLACE).read_bytes() == CONTENT
 
 
+def test_a_part_that_is_longer_than_the_file_is_another_files(server: Sftp, host: Host) -> None:
+    (partial(host)).mkdir(parents=True)
+    (partial(host) / SHA256).write_bytes(CONTENT + b"more")
+    assert fetch(url(server), SHA256, host.access, PLACE).read_bytes() == CONTENT
+
+
 def test_a_transfer_that_is_stopped_leaves_nothing_running(
     server: Sftp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,14 @@ def test_what_is_no_file(tmp_path: Path, host: Host, make: str) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) == opened
 
 
+def test_a_part_that_is_longer_than_the_file_is_another_files(tmp_path: Path, host: Host) -> None:
+    drafts = kept(host).parent / "partial"
+    drafts.mkdir(parents=True)
+    (drafts / SHA256).write_bytes(CONTENT + b"more")
+    (tmp_path / "x").write_bytes(CONTENT)
+    assert fetch(f"file://{tmp_path}/x", SHA256, host.access, PLACE).read_bytes() == CONTENT
+
+
 def test_a_wrong_digest(server: Web, host: Host) -> None:
     error = refused(server.url, host, "0" * 64)
     assert error.what == "d.bin is not what the spec expects"

@@ -110,6 +110,13 @@ def test_conditions_and_repetition(write: Write) -> None:
     assert names(path, {"who": ""}) == ["dave", "dave1", "dave2"]
 
 
+@pytest.mark.parametrize("change", ['<line text="x" state="${v}"/>', '<replace match="a" with="b" count="${v}"/>'])
+def test_a_value_of_an_element_within_is_checked_again(write: Write, change: str) -> None:
+    path = write("a.xml", spec(f'<edit path="/x">{change}</edit>', '<param name="v" default="Absent"/>'))
+    with pytest.raises(SpecError):
+        definition(path)
+
+
 def test_a_value_is_checked_again_once_it_is_settled(write: Write) -> None:
     path = write("a.xml", spec('<file path="/x" mode="${m}"/>', '<param name="m"/>'))
     assert steps(path, {"m": "0600"})[0].attributes["mode"] == "0600"
@@ -265,6 +272,36 @@ def test_a_disk_that_cannot_be(write: Write, size: str) -> None:
     path = write("r.xml", f'<filesystem name="r"><disk size="{size}"/><base><empty/></base></filesystem>')
     with pytest.raises(SpecError, match="is not a size"):
         expansion.expand(parser.load(path), {}, {})
+
+
+DIGITS = "9" * 5000
+"""A number that Python does not read: 4300 digits are the most."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'<filesystem name="r"><disk size="{DIGITS}"/><base><empty/></base></filesystem>',
+        spec(f'<run timeout="{DIGITS}">x</run>'),
+        spec('<run timeout="${x}">x</run>', f'<param name="x" default="{DIGITS}"/>'),
+        spec("", f'<param name="x" type="integer" default="{DIGITS}"/>'),
+        spec("", f'<param name="x" type="size" default="{DIGITS}G"/>'),
+    ],
+)
+def test_a_number_of_thousands_of_digits_is_none(write: Write, text: str) -> None:
+    with pytest.raises(SpecError, match=r"cannot be|is not a"):
+        definition(write("r.xml", text))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "what"),
+    [('size="10000001"', "no whole number of blocks"), ('size="1G" format="ext3"', "no filesystem of a node")],
+)
+def test_disks_that_no_node_has(write: Write, attributes: str, what: str) -> None:
+    path = write("r.xml", f'<filesystem name="r"><disk {attributes}/><base><empty/></base></filesystem>')
+    with pytest.raises(SpecError, match=what) as caught:
+        definition(path)
+    assert caught.value.place is not None
 
 
 def test_formats_are_expanded_the_same_way(write: Write) -> None:

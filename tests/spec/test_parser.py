@@ -30,9 +30,11 @@ def test_a_param_twice(write: Write) -> None:
         parser.load(write("a.xml", '<filesystem name="a" parent="b"><param name="x"/><param name="x"/></filesystem>'))
 
 
-def test_a_pattern_that_is_none(write: Write) -> None:
+@pytest.mark.parametrize("pattern", ["[", "a{99999999999999}", "(" * 3000 + ")" * 3000])
+def test_a_pattern_that_is_none(write: Write, pattern: str) -> None:
+    text = f'<filesystem name="a" parent="b"><param name="x" pattern="{pattern}"/></filesystem>'
     with pytest.raises(SpecError, match="no regular expression"):
-        parser.load(write("a.xml", '<filesystem name="a" parent="b"><param name="x" pattern="["/></filesystem>'))
+        parser.load(write("a.xml", text))
 
 
 @pytest.mark.parametrize(

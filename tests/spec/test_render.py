@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from sfvm.spec import expansion, parser
 from sfvm.spec.render import to_xml
 
@@ -34,3 +36,13 @@ def test_the_rendered_spec_expands_to_the_same(write: Write) -> None:
     assert to_xml(second) == text
     assert second.summary == "A & B"
     assert 'xml:base="deep"' in text
+
+
+@pytest.mark.parametrize("text", ["   \n", "\t", "&#13;", "a&#13;\nb", " <!-- c --> "])
+def test_white_space_is_a_text_too(write: Write, text: str) -> None:
+    path = write("a.xml", f'<filesystem name="a" parent="b"><steps><file path="/x">{text}</file></steps></filesystem>')
+    first = expansion.expand(parser.load(path), {}, {})
+    again = write("b.xml", to_xml(first).replace(' xmlns="urn:sfvm:1"', "", 1))
+    second = expansion.expand(parser.load(again), {}, {})
+    assert first.steps[0].inputs()["text"]
+    assert [dict(step.inputs()) for step in second.steps] == [dict(step.inputs()) for step in first.steps]

@@ -93,6 +93,8 @@ def test_a_missing_file_is_an_error(make: Maker, guest: Directory) -> None:
     [
         ('<replace match="(" with=""/>', "match is no regular expression"),
         ('<line text="a" after="["/>', "after is no regular expression"),
+        ('<replace match="a{4294967296}" with=""/>', "match is no regular expression"),
+        (f'<replace match="{"(" * 9000 + ")" * 9000}" with=""/>', "match is no regular expression"),
         (r'<replace match="a" with="\1"/>', "does not fit match"),
         ('<replace match="a" with="b" count="0"/>', "count must be 1 or more"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import pytest
 
 from sfvm.errors import StepError
 from sfvm.guest import Command
-from sfvm.managers import apk, apt, rpm
+from sfvm.managers import apk, apt, pacman, rpm
 from sfvm.managers.manager import OPEN, Manager
 from sfvm.steps.packages import INITRAMFS, LATER, POLICY, REFUSE
 from tests.verbs import Directory, Maker
@@ -46,11 +47,12 @@ def lines(make: Maker, guest: Directory, xml: str) -> list[str]:
 
 
 def test_apt(make: Maker, debian: Installing) -> None:
-    *update, install, remove, clean = lines(make, debian, '<packages install="a b" remove="c"/>')
-    assert [line for line in update if line.endswith(" update")]
-    assert install.endswith(" --no-install-recommends --allow-downgrades install a b")
+    *before, remove, clean = lines(make, debian, '<packages install="a b" remove="c"/>')
+    (install,) = [line for line in before if line.endswith(" --no-install-recommends --allow-downgrades install a b")]
+    assert [line for line in before if line.endswith(" update")]
     assert "--force-unsafe-io" in install
-    assert remove.endswith(" --auto-remove purge c")
+    assert "for name in c; do" in before
+    assert remove.endswith(' --auto-remove purge "$@"')
     assert "apt-get clean" in clean
     assert "/var/lib/apt/lists/" in clean
 
@@ -62,8 +64,42 @@ def test_apt_with_recommended_packages_and_upgrade(make: Maker, debian: Installi
 
 
 def test_removal_needs_no_index(make: Maker, debian: Installing) -> None:
-    remove, _ = lines(make, debian, '<packages remove="a"/>')
-    assert remove.endswith(" purge a")
+    assert not [line for line in lines(make, debian, '<packages remove="a"/>') if line.endswith(" update")]
+
+
+INSTALLED = {
+    "apt": """#!/bin/sh
+for name; do
+    case $name in here|here:amd64) echo installed ;; gone) echo config-files ;; word) echo not-installed ;; esac
+done
+""",
+    "pacman": """#!/bin/sh
+if [ "$1" = -Rns ]; then echo "$@" >told; exit; fi
+case "$*" in "-Qq here"|"-Qqg some") ;; *) exit 1 ;; esac
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("manager", "names", "told"),
+    [
+        (apt.MANAGER, "here gone never word here:amd64 linux-image-*", "here gone here:amd64 linux-image-*"),
+        (apt.MANAGER, "never word", None),
+        (pacman.MANAGER, "never here some", "here some"),
+        (pacman.MANAGER, "never", None),
+    ],
+)
+def test_what_is_not_there_need_not_go(tmp_path: Path, manager: Manager, names: str, told: str | None) -> None:
+    """Of a package that is in no list apt says "unable to locate", and there is no list when nothing is installed."""
+    tools = {"dpkg-query": INSTALLED["apt"], "apt-get": '#!/bin/sh\necho "$@" >told\n', "pacman": INSTALLED["pacman"]}
+    for name, text in tools.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    script = manager.remove.replace("{}", shlex.join(names.split()))
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["sh", "-e", "-c", script], cwd=tmp_path, env=environment, check=True)
+    ran = (tmp_path / "told").read_text().split() if (tmp_path / "told").exists() else None
+    assert (ran and ran[-len((told or "").split()) :]) == (told and told.split())
 
 
 ALL = '<packages install="a=1-2 b&gt;=1" groups="g" remove="c" hold="d e.+" unhold="f" upgrade="yes"/>'
@@ -106,7 +142,7 @@ SCRIPTS = {
         f"{PACMAN} -Sy",
         f"{PACMAN} -Su",
         f"{PACMAN} -Su --needed a=1-2 'b>=1' g",
-        "pacman -Rns --noconfirm c",
+        *pacman.REMOVE.replace("{}", "c").splitlines(),
         "sed -E -i '/^IgnorePkg *=/{s/([= ])d( |$)/\\1\\2/g;s/([= ])e[.][+]( |$)/\\1\\2/g;/= *$/d}' /etc/pacman.conf",
         "sed -i '/^\\[options\\]/a IgnorePkg = d e.+' /etc/pacman.conf",
         "rm -rf /var/cache/pacman/pkg/* /var/lib/pacman/sync/*",
@@ -142,12 +178,13 @@ def test_other_managers(make: Maker, guest: Directory, program: str) -> None:
 def test_apt_does_it_all(make: Maker, debian: Installing) -> None:
     first, *rest = lines(make, debian, ALL)
     assert first == "apt-mark -q unhold f"
-    ends = [line.rpartition(" -o DPkg::Pre-Install-Pkgs::=")[2].partition("' ")[2] for line in rest[-6:-3]]
+    runs = [line for line in rest if "apt-get -q" in line and not line.endswith(" update")]
+    ends = [line.rpartition(" -o DPkg::Pre-Install-Pkgs::=")[2].partition("' ")[2] for line in runs]
     ours = "-o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts=/run/sfvm/sources"
     assert ends == [
         f"{ours} --no-install-recommends dist-upgrade",
         f"{ours} --no-install-recommends --allow-downgrades install a=1-2 'b>=1' 'g^'",
-        "--auto-remove purge c",
+        '--auto-remove purge "$@"',
     ]
     assert rest[-3:-1] == ["apt-mark -q unhold d e.+", "apt-mark -q hold d e.+"]
 

@@ -1,5 +1,9 @@
 """Steps that say how the system is: names, time, language, keys, services, accounts."""
 
+import os
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from sfvm.errors import StepError
@@ -64,9 +68,23 @@ def test_a_locale_that_is_made(make: Maker, guest: Directory, name: str, command
     guest.write("/usr/bin/localedef", b"")
     guest.write("/etc/debian_version", b"12\n")
     make(f'<locale name="{name}"/>').run(guest)
-    assert guest.commands[0].script.splitlines()[0] == command
+    assert guest.commands[0].script.splitlines()[0].endswith(f" || {command}")
     assert f"echo '{entry}' >>/etc/locale.gen" in guest.commands[0].script
     assert guest.read("/etc/default/locale") == f"LANG={name}\n".encode()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_locale_of_a_package_need_not_be_made(make: Maker, guest: Directory, tmp_path: Path, there: bool) -> None:
+    """Fedora's glibc-langpack-en has it; what localedef would make it from is another package's."""
+    guest.write("/usr/bin/localedef", b"")
+    make('<locale name="en_US.UTF-8"/>').run(guest)
+    warning = "" if there else "echo locale: Cannot set LC_ALL to default locale >&2; "
+    for name, text in (("locale", f"{warning}echo UTF-8"), ("localedef", f"touch {tmp_path}/made")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["sh", "-e", "-c", guest.commands[0].script], env=environment, check=True)
+    assert (tmp_path / "made").exists() is not there
 
 
 def test_a_locale_that_cannot_be_made(make: Maker, guest: Directory) -> None:
@@ -107,7 +125,7 @@ def test_services_of_systemd(make: Maker, guest: Directory) -> None:
 def test_services_of_openrc(make: Maker, guest: Directory) -> None:
     guest.write("/sbin/rc-update", b"")
     make('<service enable="sshd" disable="c"/>').run(guest)
-    assert guest.commands[0].script.splitlines() == ["rc-update del c default", "rc-update add sshd default"]
+    assert guest.commands[0].script.splitlines() == ["rm -f /etc/runlevels/*/c", "rc-update add sshd default"]
 
 
 def test_no_services(make: Maker, guest: Directory) -> None:
@@ -129,13 +147,30 @@ def test_a_user_made_by_shadow(make: Maker, guest: Directory) -> None:
     attributes = 'uid="1500" shell="/bin/bash" home="/srv/a b" groups="sudo adm" comment="A; B" password="$6$x"'
     text = script(make, guest, f'<user name="alice" {attributes}/>')
     options = "--uid 1500 --shell /bin/bash --comment 'A; B' --password '$6$x' --groups sudo,adm"
-    assert f"useradd --create-home {options} --home-dir '/srv/a b' alice\n" in text
+    assert f"useradd --create-home $group {options} --home-dir '/srv/a b' alice\n" in text
     assert f"usermod --append {options} --home '/srv/a b' alice\n" in text
 
 
 def test_a_system_user(make: Maker, guest: Directory) -> None:
     guest.write("/usr/sbin/useradd", b"")
-    assert "useradd --system   d\n" in script(make, guest, '<user name="d" system="yes"/>')
+    assert "useradd --system $group   d\n" in script(make, guest, '<user name="d" system="yes"/>')
+
+
+@pytest.mark.parametrize(("groups", "told"), [("root\nalice\n", ["--gid", "alice"]), ("root\nalices\n", [])])
+def test_a_group_of_the_users_name_is_the_users_own(
+    make: Maker, guest: Directory, tmp_path: Path, groups: str, told: list[str]
+) -> None:
+    """useradd refuses such a name otherwise."""
+    guest.write("/usr/sbin/useradd", b"")
+    text = script(make, guest, '<user name="alice"/>')
+    for name, content in (("passwd", "root:x:0:0:::"), ("group", groups.replace("\n", ":x:1:\n"))):
+        (tmp_path / name).write_text(content)
+        text = text.replace(f"/etc/{name}", str(tmp_path / name))
+    (tmp_path / "useradd").write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/told\n')
+    (tmp_path / "useradd").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["sh", "-e", "-c", text], env=environment, check=True)
+    assert (tmp_path / "told").read_text().split() == ["--create-home", *told, "alice"]
 
 
 @pytest.mark.parametrize(

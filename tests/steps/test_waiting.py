@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sfvm import managers
-from sfvm.managers import waiting
+from sfvm.managers import apk, waiting
 from sfvm.managers.waiting import Waiting
 
 APT = """\
@@ -98,3 +98,9 @@ def test_every_manager_can_be_asked() -> None:
         script = waiting.script(manager)
         assert manager.refresh in script
         assert script.startswith("export LC_ALL=C\n"), "what is read is English"
+
+
+def test_apk_looks_at_the_indexes_that_were_fetched() -> None:
+    """It keeps them by URL, and those are at the URLs of the copied configuration."""
+    *_, look = waiting.script(apk.MANAGER).splitlines()
+    assert look == f"{apk.APK} version -v -l '<'"

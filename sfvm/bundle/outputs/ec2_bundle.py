@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sfvm import __version__
 from sfvm.bundle.compression import Sink, compressed
-from sfvm.bundle.stage import Stage
+from sfvm.bundle.stage import Stage, Unfit
 from sfvm.document import Element
 from sfvm.errors import BundleError, Place
 
@@ -189,13 +189,14 @@ class Ec2Bundle:
         return text
 
     def _keys(self) -> Keys:
-        """:raises BundleError: one cannot be read, is not what it should be, or they are not a pair"""
+        """:raises BundleError: one cannot be read, is not what it should be, or they are not a pair
+        :raises Unfit: cryptography is not installed"""
         try:
             from cryptography import x509
             from cryptography.hazmat.primitives import serialization
             from cryptography.hazmat.primitives.asymmetric import rsa
         except ImportError as error:
-            raise BundleError(
+            raise Unfit(
                 "the Python package cryptography is not installed", place=self.place, hint="pip install sfvm[ec2]"
             ) from error
 

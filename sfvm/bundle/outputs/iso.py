@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any, ClassVar, Self
 from sfvm.bundle.disk import grub, loader
 from sfvm.bundle.outputs._files import matching
 from sfvm.bundle.programs import program, run
-from sfvm.bundle.stage import Stage
+from sfvm.bundle.stage import Stage, linked
 from sfvm.document import Element
 from sfvm.errors import BundleError, Place
 
@@ -87,7 +88,8 @@ class Iso:
                 (name,) = matching(stage, (pattern,), self.place)
                 target = tree / PurePosixPath(path).relative_to("/")
                 target.parent.mkdir(parents=True, exist_ok=True)
-                os.link(stage.directory / name, target)
+                if not linked(stage.directory / name, target):
+                    shutil.copyfile(stage.directory / name, target)
             options = self._loader(stage, tree, work) if (tree / "boot/grub/grub.cfg").exists() else []
             for file in (*tree.rglob("*"), tree):
                 os.utime(file, (stage.epoch, stage.epoch))

@@ -8,10 +8,11 @@ from typing import Any, ClassVar, Self
 
 from sfvm.bundle.disk.filesystems import TYPES
 from sfvm.bundle.disk.layout import Boot, Layout
+from sfvm.bundle.disk.partitions import SECTOR
 from sfvm.bundle.outputs._parts import boot_of, check, parse_size, parts_of
 from sfvm.bundle.outputs.requires import Requires
 from sfvm.document import Element
-from sfvm.errors import Place
+from sfvm.errors import Place, SpecError
 
 __all__ = ["LayoutVerb", "parse_size"]
 
@@ -141,6 +142,10 @@ class LayoutVerb:
             multiple=parse_size(element.get("multiple") or "1M", element.place),
             place=element.place,
         )
+        if layout.multiple % SECTOR:
+            raise SpecError(
+                "multiple is no whole number of sectors", place=element.place_of("multiple"), hint="for example 1M"
+            )
         check(layout, element.place)
         return cls(layout, element.place)
 

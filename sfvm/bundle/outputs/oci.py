@@ -14,7 +14,7 @@ from sfvm.bundle.oci import write_layout, writing_layer
 from sfvm.bundle.packing import EMPTY
 from sfvm.bundle.stage import Stage
 from sfvm.document import Element
-from sfvm.errors import Place
+from sfvm.errors import Place, SpecError
 
 ENVIRONMENT = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
 
@@ -52,11 +52,17 @@ class Oci:
 
     @classmethod
     def parse(cls, element: Element) -> Self:
+        try:
+            command = shlex.split(element.get("command") or "/bin/sh")
+        except ValueError as error:
+            raise SpecError(
+                "command cannot be read", place=element.place_of("command"), why=str(error), hint="close the quotes"
+            ) from None
         return cls(
             element.attributes["as"],
             element.get("layers") or "each",
             element.get("compression") or "gzip",
-            tuple(shlex.split(element.get("command") or "/bin/sh")),
+            tuple(command),
             element.place,
         )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sfvm.errors import SpecError
 from tests.bundle.formats.trees import BIG, stage, tree, verb
 from tests.guests.project import Project
 from tests.guests.project import project as project_of
@@ -54,6 +55,13 @@ def refused(layout: Path, tmp_path: Path) -> None:
     )
     assert "igest" in done
     run(tool("umoci"), "unpack", "--rootless", "--image", f"{layout}:latest", tmp_path / "bundle", status=1)
+
+
+def test_a_command_that_no_shell_reads_is_an_error_of_the_format(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="command cannot be read") as caught:
+        verb(tmp_path, '<oci as="a" command="echo it\'s"/>')
+    assert caught.value.place
+    assert caught.value.place.excerpt()[1].index("^") == caught.value.place.excerpt()[0].index("command")
 
 
 @pytest.fixture
