@@ -21,7 +21,7 @@ from sfvm.bundle.disk.disk import Disk
 from sfvm.bundle.format import Formats, Recipe, expand, request
 from sfvm.bundle.identifiers import vhd_checksum
 from sfvm.bundle.stage import Stage
-from sfvm.errors import BundleError, SpecError
+from sfvm.errors import BundleError, UsageError
 from tests.peers.tools import tool
 
 MIB = 1 << 20
@@ -132,9 +132,9 @@ def test_what_amazon_does_not_know_is_heard(make: Make, change: dict[str, Any]) 
 
 
 def test_a_wrong_word_is_refused_before_anything_is_made() -> None:
-    with pytest.raises(SpecError, match="uefi-preferred"):
+    with pytest.raises(UsageError, match="uefi-preferred"):
         recipe_of("ami", values={"boot_mode": "bios"})
-    with pytest.raises(SpecError, match="cannot be 'a;b'"):
+    with pytest.raises(UsageError, match="cannot be 'a;b'"):
         recipe_of("ami", values={"image": "a;b"})
 
 

@@ -18,7 +18,7 @@ from sfvm.bundle.disk.disk import Disk
 from sfvm.bundle.format import Recipe, check, expand, request
 from sfvm.bundle.kernel import Kernel
 from sfvm.bundle.stage import Stage, Unfit
-from sfvm.errors import SpecError
+from sfvm.errors import UsageError
 from tests.guests.project import Project
 from tests.peers import disks, machines
 from tests.peers.machines import add_box, check_ovf, cot, domain, v2v
@@ -323,7 +323,7 @@ def test_a_box_is_reached_by_ssh(name: str) -> None:
     ("name", "param", "value"), [("ova", "hardware", "9"), ("vhdx", "generation", "3"), ("vmx", "memory", "1G")]
 )
 def test_what_a_platform_does_not_have_is_refused(name: str, param: str, value: str) -> None:
-    with pytest.raises(SpecError):
+    with pytest.raises(UsageError):
         recipe(name, {param: value})
 
 
