@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from sfvm.bundle.outputs.kernel import KernelVerb
-from sfvm.bundle.stage import Stage
+from sfvm.bundle.stage import Stage, Unfit
 from sfvm.bundle.vmlinux import Packed, vmlinux
-from sfvm.errors import BundleError, Place
+from sfvm.errors import Place
 from tests.peers.tools import tool
 
 KERNEL = b"\x7fELF" + b"a kernel of some size" * 500_000
@@ -83,14 +83,14 @@ def test_kernel_and_initramfs_are_artifacts(stage: Stage) -> None:
     assert (stage.directory / "elf").read_bytes() == KERNEL
 
 
-def test_a_node_without_a_kernel_is_told(stage: Stage, tmp_path: Path) -> None:
+def test_a_node_without_a_kernel_does_not_fit(stage: Stage, tmp_path: Path) -> None:
     without = Stage(stage.directory, None, None, stage.progress)
-    with pytest.raises(BundleError, match="no kernel"):
+    with pytest.raises(Unfit, match="no kernel"):
         KernelVerb("k", "", False, PLACE).make(without)
     shutil.copy(__file__, tmp_path / "vmlinuz")
-    with pytest.raises(BundleError, match="cannot be unpacked"):
+    with pytest.raises(Unfit, match="cannot be unpacked"):
         KernelVerb("k", "", True, PLACE).make(stage)
-    with pytest.raises(BundleError, match="no initramfs"):
+    with pytest.raises(Unfit, match="no initramfs"):
         KernelVerb("k2", "i", False, PLACE).make(
             Stage(stage.directory, None, None, stage.progress, vmlinuz=stage.vmlinuz)
         )

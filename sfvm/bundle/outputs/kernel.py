@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from sfvm.bundle.stage import Stage
+from sfvm.bundle.stage import Stage, Unfit
 from sfvm.bundle.vmlinux import Packed, vmlinux
 from sfvm.document import Element
-from sfvm.errors import BundleError, Place
+from sfvm.errors import Place
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class KernelVerb:
     def make(self, stage: Stage) -> None:
         """Write the artifacts.
 
-        :raises BundleError: the node has no kernel, or no initramfs, or the kernel cannot be unpacked
+        :raises Unfit: the node has no kernel, or no initramfs, or the kernel cannot be unpacked
         """
         source = self._found(stage.vmlinuz, "kernel", "/boot has no vmlinuz-*")
         with stage.writing(stage.new(self.name, self.place)) as file:
@@ -62,7 +62,7 @@ class KernelVerb:
                 try:
                     file.write(vmlinux(source.read_bytes()))
                 except Packed as error:
-                    raise BundleError(
+                    raise Unfit(
                         "the kernel cannot be unpacked",
                         place=self.place,
                         why=str(error),
@@ -78,5 +78,5 @@ class KernelVerb:
 
     def _found(self, path: Path | None, what: str, why: str) -> Path:
         if path is None:
-            raise BundleError(f"the node has no {what}", place=self.place, why=why, hint="install one in the node")
+            raise Unfit(f"the node has no {what}", place=self.place, why=why, hint="install one in the node")
         return path
