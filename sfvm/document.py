@@ -7,6 +7,7 @@ before anything of it is processed). lxml validates; expat gives the columns tha
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ MAX_BYTES = 4 << 20
 MAX_DEPTH = 100
 MAX_ELEMENTS = 100_000
 
+NO_EXPRESSION = (re.error, OverflowError, RecursionError)
+"""What Python raises of a regular expression that is none, counts too far, or is too deep."""
 _ATTRIBUTE = re.compile(r"""\s+([^\s=/>]+)\s*=\s*(?:"[^"]*"|'[^']*')""")
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -53,6 +56,18 @@ class Element:
     def words(self, name: str) -> tuple[str, ...]:
         """The attribute *name* split at white space."""
         return tuple(self.attributes.get(name, "").split())
+
+    def shell_words(self, name: str, default: str = "") -> tuple[str, ...]:
+        """The attribute *name* (where it is absent or empty: *default*), split as a shell splits words.
+
+        :raises SpecError: a quote is open
+        """
+        try:
+            return tuple(shlex.split(self.get(name) or default))
+        except ValueError as error:
+            raise SpecError(
+                f"{name} cannot be read", place=self.place_of(name), why=str(error), hint="close the quotes"
+            ) from None
 
     def flag(self, name: str, default: bool = False) -> bool:
         """The attribute *name* as yes or no."""

@@ -33,7 +33,7 @@ class Image:
     """
 
     element: ClassVar[str] = "image"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     schema: ClassVar[str] = f"""
     <element name="image">{SCHEMA}
       <optional><attribute name="partition"><ref name="integer"/></attribute></optional>

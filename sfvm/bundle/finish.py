@@ -37,7 +37,7 @@ from sfvm.events import Notice
 from sfvm.guest import Command, Guest
 from sfvm.repository import Manifest
 
-VERSION = 6
+VERSION = 7
 """Raised when finishing makes something else: what was kept before is made anew."""
 WORK = "/run/sfvm/bundle"
 """Where the appliance works, in its own memory."""

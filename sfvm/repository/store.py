@@ -14,7 +14,7 @@ from typing import Any
 from sfvm import qcow2, safejson
 from sfvm.cancellation import NEVER, Cancellation
 from sfvm.errors import RepositoryError, SfvmError, UsageError, suggestion
-from sfvm.repository import adoption, collection, twins, verification
+from sfvm.repository import adoption, collection, place, twins, verification
 from sfvm.repository.collection import Removed
 from sfvm.repository.files import holder, keep, listing, sync, wait, write_atomically, writing
 from sfvm.repository.kept import Kept
@@ -25,16 +25,10 @@ from sfvm.repository.twins import FLAT
 from sfvm.repository.verification import Problem
 from sfvm.repository.work import Work, unfinished
 
-VERSION = 1
 THRESHOLD = 64
 """So many files a chain may have before a node gets a flattened twin."""
 WORK_AGE = 14 * 86400.0
 """Seconds for which gc leaves the work of an unfinished build alone."""
-
-
-MADE = ("layers", "nodes", "names", "work", "logs", "lock/leases", "tmp")
-OWN = frozenset({*MADE, "lock", "locks", "refreshed", "proposed", "finished", "downloads", "quarantine"})
-"""The directories that there may be."""
 
 
 class Repository:
@@ -61,7 +55,7 @@ class Repository:
         self.layers = self.root / "layers"
         self.nodes = self.root / "nodes"
         self._names = Names(self.root)
-        self._made = self._check_format()
+        self._made = place.known(self.root)
 
     # What is there
 
@@ -396,41 +390,8 @@ class Repository:
         """
         if self._made:
             return
-        with writing("the repository", self.root):
-            if not self._check_format():
-                self._refuse_foreign()
-            for name in MADE:
-                (self.root / name).mkdir(parents=True, exist_ok=True)
-            if not self._check_format():
-                write_atomically(self.root / "format", f"{VERSION}\n".encode(), self.root / "tmp")
+        place.make(self.root)
         self._made = True
-
-    def _refuse_foreign(self) -> None:
-        """:raises RepositoryError: there is what no repository has, even when sfvm was killed while it made it"""
-        for path in sorted(self.root.iterdir()) if self.root.exists() else ():
-            if path.name in ("format", "lost+found"):  # another process has just made it; a file system of its own
-                continue
-            if path.name not in OWN or not path.is_dir():
-                raise RepositoryError(
-                    f"{self.root} is no repository",
-                    why=f"it holds {path.name!r}, which is not sfvm's, and garbage is collected there",
-                    hint="name another directory with --repository",
-                )
-
-    def _check_format(self) -> bool:
-        try:
-            text = (self.root / "format").read_text(encoding="ascii", errors="replace").strip()
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except OSError as error:
-            raise RepositoryError(f"the repository {self.root} cannot be read", why=error.strerror) from error
-        if text != str(VERSION):
-            raise RepositoryError(
-                f"the repository {self.root} is of format {text[:20]!r}",
-                why=f"this sfvm knows format {VERSION}",
-                hint="use a newer sfvm, or another repository with --repository DIR",
-            )
-        return True
 
 
 def _bytes(count: float) -> str:

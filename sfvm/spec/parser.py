@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from sfvm import document
-from sfvm.document import Element
+from sfvm.document import NO_EXPRESSION, Element
 from sfvm.errors import SpecError
 from sfvm.spec import schema
 from sfvm.spec.model import Param, Spec
@@ -62,7 +62,7 @@ def params(root: Element) -> tuple[Param, ...]:
         pattern = element.get("pattern")
         try:
             re.compile(pattern or "")
-        except (re.error, OverflowError, RecursionError) as error:
+        except NO_EXPRESSION as error:
             raise SpecError(
                 f"param {name!r}: pattern {pattern!r} is no regular expression",
                 place=element.place_of("pattern"),

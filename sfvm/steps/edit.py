@@ -7,14 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from sfvm.document import Element
+from sfvm.document import NO_EXPRESSION, Element
 from sfvm.errors import Place, SpecError, StepError
 from sfvm.guest import Guest
 from sfvm.steps._common import guest_path, status
 from sfvm.verbs import JSON
-
-UNFIT = (re.error, OverflowError, RecursionError)
-"""What Python says of an expression that is none, counts too far, or is too deep."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +127,7 @@ class Edit:
             for name in ("match", "after"):
                 try:
                     re.compile(child.get(name) or "")
-                except UNFIT as error:
+                except NO_EXPRESSION as error:
                     raise SpecError(
                         f"{name} is no regular expression",
                         place=child.place_of(name),
@@ -162,7 +159,7 @@ def _check_replacement(element: Element) -> None:
     """:raises SpecError: ``with`` names a group that ``match`` does not have, or ``count`` is none"""
     try:
         re.sub(element.attributes["match"], element.attributes["with"], "")  # reads its second argument in any case
-    except (*UNFIT, IndexError) as error:
+    except (*NO_EXPRESSION, IndexError) as error:
         raise SpecError(
             f"with={element.attributes['with']!r} does not fit match",
             place=element.place_of("with"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -140,13 +139,7 @@ def _environment(element: Element) -> dict[str, str]:
     :raises SpecError: something in it is not NAME=VALUE
     """
     found = {}
-    try:
-        words = shlex.split(element.get("env") or "")
-    except ValueError as error:
-        raise SpecError(
-            "env cannot be read", place=element.place_of("env"), why=str(error), hint="close the quotes"
-        ) from None
-    for word in words:
+    for word in element.shell_words("env"):
         name, equals, value = word.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise SpecError(

@@ -23,10 +23,12 @@ from sfvm.bundle.outputs.sign import Sign
 from sfvm.bundle.outputs.split import Split
 from sfvm.bundle.outputs.tar import Tar
 from sfvm.bundle.outputs.template import Template
+from sfvm.bundle.packing import MOUNT
 from sfvm.bundle.stage import Stage
 from sfvm.bundle.sysprep import fstab
 from sfvm.document import Element
 from sfvm.errors import BundleError, Place, SpecError
+from sfvm.spec.expansion import FILESYSTEMS
 from sfvm.verbs import registry
 
 PLACE = Place(Path("format.xml"), 1)
@@ -232,3 +234,7 @@ def test_a_signature_is_what_gpg_verifies(stage: Stage, tmp_path: Path, monkeypa
             Sign.parse(element(tmp_path, '<sign of="a.img" key="nobody@example.org"/>')).make(stage)
     finally:
         subprocess.run(["gpgconf", "--kill", "all"], check=True)
+
+
+def test_the_disk_of_every_node_can_be_mounted() -> None:
+    assert set(MOUNT) == set(FILESYSTEMS)

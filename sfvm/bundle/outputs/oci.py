@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shlex
 import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from sfvm.bundle.oci import write_layout, writing_layer
 from sfvm.bundle.packing import EMPTY
 from sfvm.bundle.stage import Stage
 from sfvm.document import Element
-from sfvm.errors import Place, SpecError
+from sfvm.errors import Place
 
 ENVIRONMENT = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
 
@@ -52,17 +51,11 @@ class Oci:
 
     @classmethod
     def parse(cls, element: Element) -> Self:
-        try:
-            command = shlex.split(element.get("command") or "/bin/sh")
-        except ValueError as error:
-            raise SpecError(
-                "command cannot be read", place=element.place_of("command"), why=str(error), hint="close the quotes"
-            ) from None
         return cls(
             element.attributes["as"],
             element.get("layers") or "each",
             element.get("compression") or "gzip",
-            tuple(command),
+            element.shell_words("command", "/bin/sh"),
             element.place,
         )
 
